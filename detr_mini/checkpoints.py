@@ -1,0 +1,155 @@
+"""Checkpoints: our own weights as safetensors, and the authors' checkpoints under their names.
+
+Nothing is ever unpickled freely. Our files are safetensors, with the detector's name and recipe inside. An official
+`.pth` is read by PyTorch's `weights_only` loader; the one foreign class it may name is argparse.Namespace, which
+holds the authors' training arguments and is thrown away.
+"""
+
+import argparse
+import json
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from detr_mini import zoo
+from detr_mini.detr import Detr
+from detr_mini.files import atomic
+from detr_mini.key_maps import KEY_MAPS, recognise, translate
+
+FORMAT = "detr_mini 1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message names the file or tensor, and what was expected."""
+
+
+def save_weights(model: Detr, path: Path | str, half: bool = False, **facts: object) -> None:
+    """Write a detector to one safetensors file, atomically.
+
+    half: store float16, which halves the file. facts: anything JSON can hold (class names, steps, ...); it comes
+    back from `read_facts`.
+    """
+    state = {name: tensor.half() if half else tensor for name, tensor in model.state_dict().items()}
+    described = {"format": FORMAT, "system": model.system, "recipe": asdict(model.recipe)} | facts
+    with atomic(path) as temporary:
+        contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+        save_file(contiguous, temporary, {key: json.dumps(value) for key, value in described.items()})
+
+
+def read_facts(path: Path | str) -> dict[str, object]:
+    """What a weights file says about itself: format, system, recipe, and the facts it was saved with.
+
+    Raises FileNotFoundError, or CheckpointError when it is not a file of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            described = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): expected one of detr_mini's") from error
+    if described.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a safetensors file of format {described.get('format')!r}, not {FORMAT!r}")
+    return described
+
+
+def load_weights(path: Path | str) -> Detr:
+    """The detector in a weights file, built from the recipe inside it, in eval mode, on the CPU.
+
+    Raises FileNotFoundError, or CheckpointError naming what does not fit.
+    """
+    facts = read_facts(path)
+    model = zoo.from_description(str(facts["system"]), dict(facts["recipe"]))
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    check_names(model.state_dict(), state, str(path))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def read_official(path: Path | str) -> dict[str, Tensor]:
+    """The state dict in an official `.pth`, without running any code that may hide in it.
+
+    Raises FileNotFoundError, or CheckpointError for a truncated or foreign file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint of tensors ({reason}): expected a whole .pth file with "
+            "a state dict, or a dict whose 'model' is one"
+        ) from error
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected tensors by name, at the top or under 'model'")
+    return state
+
+
+def load_official(model: Detr, state: dict[str, Tensor]) -> Detr:
+    """Fill a detector with an official state dict. Returns the model.
+
+    Accepts the prefixes that DistributedDataParallel ("module.") and segmentation models ("detr.") add, and drops
+    BatchNorm's counters. Raises CheckpointError for another system's checkpoint (naming it), and for missing,
+    unexpected and wrongly shaped tensors (naming them); the model is not touched then.
+    """
+    state = {strip(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    found = recognise(list(state))
+    if found != model.system:
+        what = f"a checkpoint of {found}" if found else "no checkpoint of a detector we know"
+        raise CheckpointError(f"this is {what}, and the model is {model.system}: build the model that fits it")
+    ours, unknown = {}, {}
+    for name, tensor in state.items():
+        names = translate(name, KEY_MAPS[model.system])
+        if names is None:
+            unknown[name] = tensor
+        else:
+            ours |= zip(names, tensor.chunk(len(names)), strict=False)
+    check_names(model.state_dict(), ours | unknown, "the official checkpoint")
+    model.load_state_dict(ours)
+    return model
+
+
+def strip(name: str) -> str:
+    """A name without the prefixes that wrappers add."""
+    return name.removeprefix("module.").removeprefix("detr.")
+
+
+def check_names(wanted: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
+    """CheckpointError naming every missing, unexpected and wrongly shaped tensor, if there are any."""
+    faults = {
+        "missing": sorted(set(wanted) - set(given)),
+        "unexpected": sorted(set(given) - set(wanted)),
+        "wrong shape": [
+            f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
+            for name in wanted if name in given and given[name].shape != wanted[name].shape
+        ],
+    }
+    if any(faults.values()):
+        said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        raise CheckpointError(f"{source} does not fit the model: {said}")
+
+
+def to_official(system: str, tensors: dict[str, Tensor], official: list[str]) -> dict[str, Tensor]:
+    """Our tensors (weights or gradients, by our names) under the official names, stacked where those stack.
+
+    Names whose tensors are not all there are left out. Raises CheckpointError for a name that the map does not know.
+    """
+    result: dict[str, Tensor] = {}
+    for name in official:
+        names = translate(name, KEY_MAPS[system])
+        if names is None:
+            raise CheckpointError(f"{name} is not a name of an official {system} checkpoint")
+        if all(part in tensors for part in names):
+            result[name] = torch.cat([tensors[part] for part in names])
+    return result

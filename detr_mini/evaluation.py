@@ -1,0 +1,240 @@
+"""How good a detector is: COCO average precision, through pycocotools, without its printing.
+
+Average precision (AP) is the area under the precision-recall curve of one class, averaged over classes and
+over ten demands on the overlap of a detection with its object: IoU of at least 0.50, 0.55, ... 0.95. AP50 and
+AP75 ask for one demand only. Small, medium and large objects are those with an area below 32 x 32, between,
+and above 96 x 96 pixels of the original image.
+"""
+
+import contextlib
+import io
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
+
+from detr_mini.data.transforms import Transformed, build_transform, collate
+from detr_mini.recipes import DataRecipe
+
+Predictions = dict[int, dict[str, Tensor]]
+
+ALL_AREAS, HUNDRED_DETECTIONS = 0, 2  # positions in the last two axes of COCOeval's precision
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """COCO's twelve numbers, each from 0 to 1, and AP per class.
+
+    nan stands where there is no object to find (no small ones, say). ar_n: average recall when at most n
+    detections per image count. per_class has only the classes with objects in the images evaluated.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar_1: float
+    ar_10: float
+    ar_100: float
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    per_class: dict[str, float]
+    images: int
+
+    def to_dict(self) -> dict:
+        """All fields as plain numbers for JSON, with None in place of nan."""
+        def plain(value: object) -> object:
+            return None if isinstance(value, float) and math.isnan(value) else value
+
+        values = {name: plain(value) for name, value in asdict(self).items() if name != "per_class"}
+        return values | {"per_class": {name: plain(value) for name, value in self.per_class.items()}}
+
+    def __str__(self) -> str:
+        """A table: AP, AP50, AP75, by size, and one line per class."""
+        names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+        heads = ("AP", "AP50", "AP75", "small", "medium", "large")
+        lines = [
+            "  ".join(f"{head:>6}" for head in heads),
+            "  ".join(f"{_shown(getattr(self, name)):>6}" for name in names) + f"   ({self.images} images)",
+        ]
+        width = max(map(len, self.per_class), default=0)
+        lines += [f"  {name:<{width}}  {_shown(value):>6}" for name, value in self.per_class.items()]
+        return "\n".join(lines)
+
+
+def _shown(value: float) -> str:
+    """0.421, or a dash where there was nothing to find."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow what pycocotools prints about its progress."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _index(content: dict) -> COCO:
+    """A COCO-format dict as pycocotools' object, without a file."""
+    index = COCO()
+    index.dataset = content
+    index.createIndex()
+    return index
+
+
+def _numbered(annotations: Iterable[dict]) -> list[dict]:
+    """Annotations with ids from 1: pycocotools writes the id of a match and takes 0 for none."""
+    return [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)]
+
+
+def _check(image_id: int, found: dict[str, Tensor], classes: int) -> None:
+    """ValueError when the predictions of one image do not fit together or are not numbers."""
+    boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+    if boxes.shape != (len(scores), 4) or labels.shape != scores.shape or scores.ndim != 1:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+        wanted = "scores (K,), labels (K,), boxes (K, 4)"
+        raise ValueError(f"image {image_id}: predictions must be {wanted}; got {shapes}")
+    if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
+        raise ValueError(f"image {image_id}: predictions hold a score or box that is nan or infinite")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(f"image {image_id}: predictions hold a label outside 0 to {classes - 1}")
+
+
+def _detections(image_id: int, found: dict[str, Tensor], label_to_category: dict[int, int]) -> list[dict]:
+    """Predictions of one image, boxes (K, 4) xyxy in pixels, as COCO annotations with a score.
+
+    Labels without a category (the gaps in COCO's ids) are left out: no object could ever match them.
+    """
+    boxes = found["boxes"].double()
+    boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()  # (K, 4) x, y, w, h
+    rows = zip(found["scores"].tolist(), found["labels"].tolist(), boxes, strict=True)
+    return [
+        {"image_id": image_id, "category_id": label_to_category[label], "score": score, "bbox": box,
+         "area": box[2] * box[3], "iscrowd": 0}
+        for score, label, box in rows if label in label_to_category
+    ]
+
+
+def average_precision(
+    dataset: Dataset, predictions: Predictions, image_ids: Iterable[int] | None = None
+) -> AveragePrecision:
+    """COCO average precision of predictions against the ground truth of a data set.
+
+    predictions: image id -> {scores (K,), labels (K,), boxes (K, 4) xyxy in pixels of the original image}; an
+    image without an entry has no detections. image_ids: evaluate these images only (default: all).
+    Raises ValueError for an image the data set does not have and for predictions that do not fit together.
+    """
+    truth = dataset.coco_ground_truth()
+    known = {image["id"] for image in truth["images"]}
+    wanted = sorted(known if image_ids is None else set(image_ids))
+    if unknown := (set(wanted) | set(predictions)) - known:
+        raise ValueError(f"image id {min(unknown)} is not in the data set; predictions belong to other data")
+    found = []
+    for image_id in wanted:
+        if image_id in predictions:
+            _check(image_id, predictions[image_id], dataset.num_classes)
+            found += _detections(image_id, predictions[image_id], dataset.label_to_category)
+    return _summarise(_run_coco(truth, found, wanted), dataset, len(wanted))
+
+
+def _run_coco(truth: dict, found: list[dict], image_ids: list[int]) -> COCOeval:
+    """Match, accumulate and summarise with pycocotools."""
+    with _quiet():
+        reference = _index({**truth, "annotations": _numbered(truth["annotations"])})
+        detections = _index({**truth, "annotations": _numbered(found)})
+        run = COCOeval(reference, detections, "bbox")
+        run.params.imgIds = image_ids
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run
+
+
+def _summarise(run: COCOeval, dataset: Dataset, images: int) -> AveragePrecision:
+    """COCOeval's arrays as a result. It writes -1 where nothing was to be found; here that is nan."""
+    numbers = [float(value) if value > -1 else math.nan for value in run.stats]  # (12,)
+    label_of = {category: label for label, category in dataset.label_to_category.items()}
+    per_class = {}
+    for column, category in enumerate(run.params.catIds):
+        curve = run.eval["precision"][:, :, column, ALL_AREAS, HUNDRED_DETECTIONS]  # (10 IoU, 101 recall)
+        if (curve > -1).any():
+            name = dataset.classes[label_of[category]]
+            name = f"{name} (id {category})" if name in per_class else name
+            per_class[name] = float(np.mean(curve[curve > -1]))
+    names = [field.name for field in fields(AveragePrecision)][:12]
+    return AveragePrecision(**dict(zip(names, numbers, strict=True)), per_class=per_class, images=images)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) inside the block; afterwards every module's own mode is back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def predict(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: DataRecipe,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+    progress: bool = False,
+    workers: int = 0,
+) -> Predictions:
+    """Run a detector over a data set (or its first `limit` images).
+
+    Returns image id -> {scores (K,), labels (K,), boxes (K, 4) xyxy in pixels of the original image}, on the
+    CPU. device: default is where the model is. workers: processes that load images.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least one image, got {limit}")
+    device = _device(model) if device is None else torch.device(device)
+    if limit is not None:
+        dataset = Subset(dataset, range(min(limit, len(dataset))))
+    items = Transformed(dataset, build_transform(recipe, train=False))
+    loader = DataLoader(items, batch_size, collate_fn=collate, num_workers=workers)
+    predictions: Predictions = {}
+    with evaluating(model), torch.inference_mode():
+        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not progress):
+            sizes = torch.stack([target["orig_size"] for target in batch.targets]).to(device)  # (B, 2) H, W
+            batch = batch.to(device)
+            found = model.postprocess(model(batch.images, batch.mask), sizes)
+            for target, result in zip(batch.targets, found, strict=True):
+                predictions[target["image_id"]] = {name: value.cpu() for name, value in result.items()}
+    return predictions
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: DataRecipe,
+    batch_size: int = 8,
+    device: torch.device | str | None = None,
+    limit: int | None = None,
+    progress: bool = False,
+    workers: int = 0,
+) -> AveragePrecision:
+    """COCO average precision of a detector on a data set (or its first `limit` images); see `predict`."""
+    predictions = predict(model, dataset, recipe, batch_size, device, limit, progress, workers)
+    return average_precision(dataset, predictions, image_ids=predictions)

@@ -1,0 +1,78 @@
+"""How the authors' checkpoints name each tensor, and how we do.
+
+Each line is (official name, our name). `*` stands for one part of a name (a layer's number, "weight"), `**` for all
+the rest, in the same order on both sides. Braces list several of our tensors that the official one stacks along its
+first axis: `in_proj_weight` is query, key and value in one. The first line that fits a name is used.
+"""
+
+import re
+from itertools import product
+
+KeyMap = list[tuple[str, str]]
+
+STACKED = "{query,key,value}"
+BACKBONE: KeyMap = [("backbone.0.body.**", "backbone.body.**")]
+ENCODER: KeyMap = [
+    ("transformer.encoder.layers.*.self_attn.in_proj_*", f"encoder.layers.*.self_attention.{STACKED}.*"),
+    ("transformer.encoder.layers.*.self_attn.out_proj.*", "encoder.layers.*.self_attention.output.*"),
+    ("transformer.encoder.layers.*.norm1.*", "encoder.layers.*.norm1.*"),
+    ("transformer.encoder.layers.*.norm2.*", "encoder.layers.*.feed_forward.norm.*"),
+    ("transformer.encoder.layers.*.linear*.*", "encoder.layers.*.feed_forward.linear*.*"),
+]
+DECODER: KeyMap = [
+    ("transformer.decoder.layers.*.self_attn.in_proj_*", f"decoder.layers.*.self_attention.{STACKED}.*"),
+    ("transformer.decoder.layers.*.self_attn.out_proj.*", "decoder.layers.*.self_attention.output.*"),
+    ("transformer.decoder.layers.*.multihead_attn.in_proj_*", f"decoder.layers.*.cross_attention.{STACKED}.*"),
+    ("transformer.decoder.layers.*.multihead_attn.out_proj.*", "decoder.layers.*.cross_attention.output.*"),
+    ("transformer.decoder.layers.*.norm3.*", "decoder.layers.*.feed_forward.norm.*"),
+    ("transformer.decoder.layers.*.norm*.*", "decoder.layers.*.norm*.*"),
+    ("transformer.decoder.layers.*.linear*.*", "decoder.layers.*.feed_forward.linear*.*"),
+    ("transformer.decoder.norm.*", "decoder.norm.*"),
+]
+HEADS: KeyMap = [
+    ("query_embed.weight", "decoder.query_embed.weight"),
+    ("class_embed.*", "decoder.class_head.*"),
+    ("bbox_embed.**", "decoder.box_head.**"),
+]
+INPUT: KeyMap = [("input_proj.*", "input_proj.0.*")]
+
+KEY_MAPS: dict[str, KeyMap] = {
+    "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
+}
+
+# What gives a checkpoint away, most telling first: a part of a name that only this system has.
+FINGERPRINTS: list[tuple[str, str]] = [
+    ("patch2query", "up_detr"),
+    ("label_enc", "dn_detr"),
+    (".point1.", "smca"),
+    ("transformer.encoder_layers.", "anchor"),
+    ("refpoint_embed", "dab"),
+    ("aligner", "sam"),
+    ("cross_attn.sampling_offsets", "deformable"),
+    ("ref_point_head", "conditional"),
+    ("decoder.layers.0.multihead_attn", "detr"),
+]
+
+
+def recognise(names: list[str]) -> str | None:
+    """The system whose official checkpoint has these names, or None when it is none that we know."""
+    return next((system for part, system in FINGERPRINTS if any(part in name for name in names)), None)
+
+
+def translate(name: str, key_map: KeyMap) -> list[str] | None:
+    """Our names for one official name: one, or several where it stacks several; None when no line fits."""
+    for official, ours in key_map:
+        pattern = re.escape(official).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+?)")
+        match = re.fullmatch(pattern, name)
+        if match:
+            for part in match.groups():
+                ours = re.sub(r"\*\*?", part, ours, count=1)
+            return expand(ours)
+    return None
+
+
+def expand(name: str) -> list[str]:
+    """"a.{q,k}.b" -> ["a.q.b", "a.k.b"]."""
+    pieces = re.split(r"\{(.+?)\}", name)
+    choices = [piece.split(",") if odd % 2 else [piece] for odd, piece in enumerate(pieces)]
+    return ["".join(choice) for choice in product(*choices)]

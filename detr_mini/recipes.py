@@ -1,0 +1,112 @@
+"""Recipes: every number of a detector and of its training, in one place, as plain dataclasses.
+
+Two presets for every detector. `coco` is the paper's: its model, its loss weights, its schedule. `scenes` is
+the same detector made small for generated scenes on a two-core laptop. The code that reads a recipe does not
+know which of the two it has.
+"""
+
+from dataclasses import dataclass, field, replace
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The shape of a detector. The defaults are DETR-R50's (Carion et al. 2020).
+
+    backbone: "resnet50" or "small" (see backbone.py). dilation: no stride in the last stage (DC5).
+    classes: size of the class head without the no-object logit. head: "softmax" adds one no-object logit
+    (last), "focal" has one sigmoid per class and no background. queries: most objects it can find.
+    """
+
+    backbone: str = "resnet50"
+    dilation: bool = False
+    d_model: int = 256
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feed_forward: int = 2048
+    dropout: float = 0.1
+    queries: int = 100
+    classes: int = 91
+    head: str = "softmax"
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Weights of the losses and of the matching costs; DETR's defaults (section A.4 of the paper)."""
+
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    class_cost: float = 1.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    no_object_weight: float = 0.1
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """How images reach the network. Sizes are pixels of the shorter side unless said otherwise.
+
+    train_sizes: one is drawn per image. max_size: the longer side never passes it. crop_resize: sizes drawn
+    before a random crop of `crop_range` (lowest, highest side); empty means no crop. flip: probability.
+    """
+
+    train_sizes: tuple[int, ...] = tuple(range(480, 801, 32))
+    max_size: int = 1333
+    eval_size: int = 800
+    crop_resize: tuple[int, ...] = (400, 500, 600)
+    crop_range: tuple[int, int] = (384, 600)
+    flip: float = 0.5
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """The schedule. batch is the global batch (all processes); backbone_lr 0 freezes the backbone.
+
+    Give `steps` or `epochs`. drop: the fraction of all steps after which the learning rate is divided by 10.
+    warmup: steps of linear warm-up. clip: largest norm of all gradients together.
+    """
+
+    lr: float = 1e-4
+    backbone_lr: float = 1e-5
+    weight_decay: float = 1e-4
+    batch: int = 16
+    epochs: int | None = None
+    steps: int | None = None
+    drop: float = 1.0
+    warmup: int = 0
+    clip: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A detector, its losses, its data and its schedule."""
+
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+
+
+# The defaults of the authors' code on eight GPUs, two images on each; lr drops after epoch 200.
+DETR_COCO = Recipe(train=TrainRecipe(batch=16, epochs=300, drop=200 / 300))
+
+SCENES_DATA = DataRecipe(train_sizes=(128,), max_size=128, eval_size=128, crop_resize=())
+SCENES_MODEL = ModelRecipe(
+    backbone="small", d_model=128, encoder_layers=2, decoder_layers=3, feed_forward=512, dropout=0.0,
+    queries=25, classes=10, head="focal",
+)
+SCENES_LOSS = LossRecipe(class_weight=2.0, class_cost=2.0)
+SCENES_TRAIN = TrainRecipe(lr=3e-4, backbone_lr=0.0, batch=16, steps=2500, warmup=100, clip=1.0)
+DETR_SCENES = Recipe(SCENES_MODEL, SCENES_LOSS, SCENES_DATA, SCENES_TRAIN)
+
+
+def resized(recipe: Recipe, **model: object) -> Recipe:
+    """The same recipe with fields of its model changed: `resized(DETR_COCO, queries=300)`."""
+    return replace(recipe, model=replace(recipe.model, **model))

@@ -1,0 +1,71 @@
+"""The zoo: every detector by name, with its paper, its recipes, and how it differs from DETR."""
+
+from dataclasses import dataclass
+
+from detr_mini import recipes
+from detr_mini.detr import Detr
+from detr_mini.recipes import ModelRecipe, Recipe
+
+PRESETS = ("scenes", "coco")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One detector: its class, the paper, what it fixes, and its two recipes."""
+
+    detector: type[Detr]
+    paper: str
+    fixes: str
+    scenes: Recipe
+    coco: Recipe
+
+
+ENTRIES: dict[str, Entry] = {
+    "detr": Entry(
+        Detr,
+        "Carion et al. 2020, End-to-End Object Detection with Transformers",
+        "the base: detection as set prediction, no anchors, no suppression",
+        recipes.DETR_SCENES,
+        recipes.DETR_COCO,
+    ),
+}
+
+
+def names() -> list[str]:
+    """The detectors that can be built."""
+    return list(ENTRIES)
+
+
+def entry(name: str) -> Entry:
+    """One detector's entry; ValueError naming the choices for a name that is not there."""
+    if name not in ENTRIES:
+        raise ValueError(f"no detector {name!r}: choose one of {', '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
+def recipe(name: str, preset: str = "scenes") -> Recipe:
+    """One detector's recipe; ValueError naming the choices for an unknown name or preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    found = entry(name)
+    return found.scenes if preset == "scenes" else found.coco
+
+
+def build(name: str, preset: str = "scenes", model: ModelRecipe | None = None) -> Detr:
+    """A detector with random weights. model: its shape; by default the preset's.
+
+    The small backbone comes pre-trained. ResNet-50 comes with random weights: see `ResNet50.load_imagenet`.
+    """
+    detector = entry(name).detector(model or recipe(name, preset).model)
+    if detector.recipe.backbone == "small":
+        detector.backbone.load_pretrained()
+    return detector
+
+
+def from_description(name: str, described: dict[str, object]) -> Detr:
+    """A detector from the name and the recipe that a weights file carries; ValueError for fields it does not know."""
+    shape = type(entry(name).coco.model)
+    try:
+        return entry(name).detector(shape(**described))
+    except TypeError as error:
+        raise ValueError(f"the recipe in this file does not fit {shape.__name__}: {error}") from error
