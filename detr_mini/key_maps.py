@@ -36,8 +36,29 @@ HEADS: KeyMap = [
 ]
 INPUT: KeyMap = [("input_proj.*", "input_proj.0.*")]
 
+# Projections of their own for content and position: Conditional, DAB and SAM.
+SEPARATE: KeyMap = [
+    ("transformer.decoder.layers.*.sa_qcontent_proj.*", "decoder.layers.*.self_attention.query.*"),
+    ("transformer.decoder.layers.*.sa_qpos_proj.*", "decoder.layers.*.self_attention.query_position.*"),
+    ("transformer.decoder.layers.*.sa_kcontent_proj.*", "decoder.layers.*.self_attention.key.*"),
+    ("transformer.decoder.layers.*.sa_kpos_proj.*", "decoder.layers.*.self_attention.key_position.*"),
+    ("transformer.decoder.layers.*.sa_v_proj.*", "decoder.layers.*.self_attention.value.*"),
+    ("transformer.decoder.layers.*.ca_qcontent_proj.*", "decoder.layers.*.cross_attention.query.*"),
+    ("transformer.decoder.layers.*.ca_kcontent_proj.*", "decoder.layers.*.cross_attention.key.*"),
+    ("transformer.decoder.layers.*.ca_v_proj.*", "decoder.layers.*.cross_attention.value.*"),
+    ("transformer.decoder.layers.*.cross_attn.out_proj.*", "decoder.layers.*.cross_attention.output.*"),
+]
+CONDITIONAL: KeyMap = SEPARATE + [
+    ("transformer.decoder.layers.*.ca_qpos_proj.*", "decoder.layers.*.cross_attention.query_position.*"),
+    ("transformer.decoder.layers.*.ca_kpos_proj.*", "decoder.layers.*.cross_attention.key_position.*"),
+    ("transformer.decoder.layers.*.ca_qpos_sine_proj.*", "decoder.layers.*.cross_attention.place.*"),
+    ("transformer.decoder.query_scale.**", "decoder.place_scale.**"),
+    ("transformer.decoder.ref_point_head.**", "decoder.point_head.**"),
+]
+
 KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
+    "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
 }
 
 # What gives a checkpoint away, most telling first: a part of a name that only this system has.

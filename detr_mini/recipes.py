@@ -70,7 +70,8 @@ class TrainRecipe:
     """The schedule. batch is the global batch (all processes); backbone_lr 0 freezes the backbone.
 
     Give `steps` or `epochs`. drop: the fraction of all steps after which the learning rate is divided by 10.
-    warmup: steps of linear warm-up. clip: largest norm of all gradients together.
+    warmup: steps of linear warm-up. clip: largest norm of all gradients together. slow: parts of parameter names that
+    learn at a tenth of the rate (Deformable DETR's references and offsets).
     """
 
     lr: float = 1e-4
@@ -82,6 +83,7 @@ class TrainRecipe:
     drop: float = 1.0
     warmup: int = 0
     clip: float = 0.1
+    slow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ SCENES_MODEL = ModelRecipe(
 SCENES_LOSS = LossRecipe(class_weight=2.0, class_cost=2.0)
 SCENES_TRAIN = TrainRecipe(lr=3e-4, backbone_lr=0.0, batch=16, steps=2500, warmup=100, clip=1.0)
 DETR_SCENES = Recipe(SCENES_MODEL, SCENES_LOSS, SCENES_DATA, SCENES_TRAIN)
+
+
+# Conditional DETR: the authors' defaults; lr drops after epoch 40.
+FOCAL_LOSS = LossRecipe(class_weight=2.0, class_cost=2.0)
+CONDITIONAL_COCO = Recipe(
+    ModelRecipe(queries=300, head="focal"), FOCAL_LOSS, train=TrainRecipe(batch=16, epochs=50, drop=40 / 50)
+)
+CONDITIONAL_SCENES = DETR_SCENES
 
 
 def resized(recipe: Recipe, **model: object) -> Recipe:
