@@ -55,10 +55,21 @@ CONDITIONAL: KeyMap = SEPARATE + [
     ("transformer.decoder.query_scale.**", "decoder.place_scale.**"),
     ("transformer.decoder.ref_point_head.**", "decoder.point_head.**"),
 ]
+DAB: KeyMap = [
+    ("refpoint_embed.weight", "decoder.query_embed.weight"),
+    ("transformer.patterns.weight", "decoder.patterns.weight"),
+    ("transformer.encoder.query_scale.**", "encoder.position_scale.**"),
+    ("transformer.encoder.layers.*.activation.weight", "encoder.layers.*.feed_forward.activation.weight"),
+    ("transformer.decoder.layers.*.activation.weight", "decoder.layers.*.feed_forward.activation.weight"),
+    ("transformer.decoder.ref_point_head.**", "decoder.position_head.**"),
+    ("transformer.decoder.ref_anchor_head.**", "decoder.size_head.**"),
+    ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),  # the same tensors as bbox_embed
+]
 
 KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
     "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
+    "dab": BACKBONE + ENCODER + DAB + CONDITIONAL + DECODER + HEADS + INPUT,
 }
 
 # What gives a checkpoint away, most telling first: a part of a name that only this system has.

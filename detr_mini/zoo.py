@@ -6,6 +6,7 @@ from detr_mini import recipes
 from detr_mini.detr import Detr
 from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.variants.conditional import ConditionalDetr
+from detr_mini.variants.dab import DabDetr
 
 PRESETS = ("scenes", "coco")
 
@@ -35,6 +36,13 @@ ENTRIES: dict[str, Entry] = {
         "what a query looks for and where it looks are compared separately",
         recipes.CONDITIONAL_SCENES,
         recipes.CONDITIONAL_COCO,
+    ),
+    "dab": Entry(
+        DabDetr,
+        "Liu et al. 2022, DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR",
+        "a query is an anchor box that sets how far it looks and is corrected in every layer",
+        recipes.DAB_SCENES,
+        recipes.DAB_COCO,
     ),
 }
 
