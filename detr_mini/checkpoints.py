@@ -53,7 +53,7 @@ def read_facts(path: Path | str) -> dict[str, object]:
         with safe_open(path, "pt") as file:
             described = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
     except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}): expected one of detr_mini's") from error
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}), as detr_mini saves them") from error
     if described.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a safetensors file of format {described.get('format')!r}, not {FORMAT!r}")
     return described

@@ -92,7 +92,7 @@ class SetCriterion(nn.Module):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
                 raise ValueError(
                     f"image_id {target.get('image_id')}: labels {sorted(set(labels.tolist()))} do not fit "
-                    f"{self.classes} classes (0 to {self.classes - 1}); with category ids as labels, classes = largest id + 1"
+                    f"{self.classes} classes (0 to {self.classes - 1}); for category ids, classes = largest id + 1"
                 )
 
     def flat_targets(

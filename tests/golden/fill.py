@@ -1,8 +1,8 @@
 """Deterministic weights and inputs for the golden fixtures (numpy + torch only).
 
 A tensor depends only on (key, shape, seed): a PCG64 stream seeded with the CRC-32 of "<seed>:<key>" draws it in
-float64, the first matching rule of `draw` scales it, and it is rounded to float32; the order of the keys does not matter.
-The gains keep attention neither flat nor one-hot and the queries distinct; no parameter is left at 0 or 1."""
+float64, the first matching rule of `draw` scales it, and it is rounded to float32; the order of the keys does not
+matter. The gains keep attention neither flat nor one-hot and the queries distinct; no parameter is left at 0 or 1."""
 import math
 import re
 import zlib

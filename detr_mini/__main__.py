@@ -1,0 +1,270 @@
+"""The command line: python -m detr_mini list | pretrain | train | evaluate | detect."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+SCENES_HELD_OUT = 1_000_003  # the seed of the evaluation scenes: no training seed comes near it
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    root = argparse.ArgumentParser(
+        prog="python -m detr_mini",
+        description="Train and use small, readable detectors. Start with: python -m detr_mini list",
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_list(commands)
+    add_pretrain(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_detect(commands)
+    return root
+
+
+def add_list(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("list", help="show every detector, its paper and its size")
+    command.set_defaults(run=run_list)
+
+
+def add_pretrain(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("pretrain", help="train the small backbone as a classifier of single things")
+    command.add_argument("--to", type=Path, help="file to write (default: the weights that ship with the project)")
+    command.add_argument("--steps", type=int, default=900, help="training steps (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.set_defaults(run=run_pretrain)
+
+
+def add_data(command: argparse.ArgumentParser, split: str) -> None:
+    """The options that say which images."""
+    command.add_argument(
+        "--data", default="scenes", metavar="scenes|PATH",
+        help="generated scenes, or a folder with images and an instances JSON in COCO's format (default: scenes)",
+    )
+    command.add_argument("--split", default=split, help="which split of the folder to use (default: %(default)s)")
+    command.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "train", help="train a detector",
+        description="Train a detector. A run that was stopped goes on when the same command is given again.",
+    )
+    command.add_argument("--detector", default="detr", help="see `list` (default: %(default)s)")
+    command.add_argument(
+        "--preset", default="scenes", help="scenes: small, for a laptop; coco: the paper's, for GPUs (default: scenes)"
+    )
+    add_data(command, "train")
+    command.add_argument("--val-split", default="val", help="split to evaluate on (default: %(default)s)")
+    command.add_argument("--to", type=Path, default=Path("runs/train"), help="folder of the run (default: %(default)s)")
+    command.add_argument("--steps", type=int, help="training steps (default: the preset's)")
+    command.add_argument("--batch", type=int, help="images per step, over all processes (default: the preset's)")
+    command.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
+    command.add_argument("--backbone-lr", type=float, help="learning rate of the backbone, 0 freezes it")
+    command.add_argument("--size", type=int, help="shorter side of the images in pixels, without scale jitter")
+    command.add_argument("--queries", type=int, help="most objects in an image (default: the preset's)")
+    command.add_argument(
+        "--backbone-weights", default="imagenet", choices=("imagenet", "none"),
+        help="where a ResNet-50 starts (default: %(default)s)",
+    )
+    command.add_argument("--weights", type=Path, help="start from this detector's weights (of the same shape)")
+    command.add_argument("--evaluate-every", type=int, metavar="N", help="evaluate every N steps (default: at the end)")
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="mixed precision")
+    command.add_argument("--accumulate", type=int, default=1, help="micro-batches per step (default: %(default)s)")
+    command.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files into the run's folder")
+    command.set_defaults(run=run_train)
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("evaluate", help="measure average precision as COCO does")
+    command.add_argument("--weights", type=Path, required=True, help="a .safetensors file that `train` wrote")
+    add_data(command, "val")
+    command.add_argument("--json", type=Path, help="also write the figures to this file")
+    command.set_defaults(run=run_evaluate)
+
+
+def add_detect(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("detect", help="find things in pictures; writes a PNG and a JSON for each")
+    command.add_argument("images", nargs="+", type=Path, help="picture files")
+    command.add_argument("--weights", type=Path, required=True, help="a .safetensors file that `train` wrote")
+    command.add_argument("--to", type=Path, default=Path("detections"), help="folder to write to (%(default)s)")
+    command.add_argument("--threshold", type=float, default=0.5, help="lowest score to draw (default: %(default)s)")
+    command.set_defaults(run=run_detect)
+
+
+# -- the commands ---------------------------------------------------------------------------------------------
+
+
+def run_list(options: argparse.Namespace) -> None:
+    """One block per detector."""
+    from detr_mini import zoo
+
+    for name in zoo.names():
+        entry = zoo.entry(name)
+        print(f"{name:<12} {entry.fixes}\n{'':<12} {entry.paper}\n{'':<12} {zoo.sizes(name)}\n")
+
+
+def run_pretrain(options: argparse.Namespace) -> None:
+    """Train the small backbone and say how good it is."""
+    from detr_mini.backbone import SMALL_WEIGHTS
+    from detr_mini.pretraining import pretrain
+
+    path = options.to or SMALL_WEIGHTS
+    accuracy = pretrain(path, positive(options.steps, "--steps"), seed=options.seed)
+    print(f"{accuracy:.1%} of 2,000 fresh crops named rightly; weights in {path}")
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train, evaluate, and say where the weights are."""
+    from detr_mini.evaluation import evaluate
+    from detr_mini.training import fit
+
+    train_set = open_data(options.data, options.split, options.seed, options.limit)
+    val_set = train_set if options.val_split == options.split else open_data(
+        options.data, options.val_split, SCENES_HELD_OUT, None, scenes=400
+    )
+    recipe = recipe_of(options, len(train_set.classes))
+    model = build_model(options, recipe)
+    run = fit(
+        model, train_set, recipe, options.to, seed=options.seed, accumulate=options.accumulate,
+        precision=options.precision, workers=options.workers, tensorboard=options.tensorboard,
+        evaluate=lambda detector: evaluate(detector, val_set, recipe.data), evaluate_every=options.evaluate_every,
+    )
+    last = run.history[-1]
+    print(f"{last['step']} steps, loss {last['loss']:.3f}, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}")
+    print(f"weights: {options.to / 'final.safetensors'}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Print COCO's figures."""
+    from detr_mini.checkpoints import load_weights, read_facts
+    from detr_mini.evaluation import evaluate
+    from detr_mini.files import atomic
+
+    data = open_data(options.data, options.split, SCENES_HELD_OUT, options.limit, scenes=400)
+    result = evaluate(load_weights(options.weights), data, data_recipe(read_facts(options.weights)), progress=True)
+    print(result)
+    if options.json:
+        with atomic(options.json) as temporary:
+            temporary.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+
+
+def run_detect(options: argparse.Namespace) -> None:
+    """Draw what is found in every picture."""
+    from PIL import Image
+
+    from detr_mini.checkpoints import load_weights, read_facts
+    from detr_mini.data.coco import read_image
+    from detr_mini.data.transforms import build_transform
+    from detr_mini.detection import detect, save_detections
+
+    facts = read_facts(options.weights)
+    model, transform = load_weights(options.weights), build_transform(data_recipe(facts), train=False)
+    for path in options.images:
+        image = read_image(path)
+        found = detect(model, image, transform)
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        kept, written = save_detections(picture, found, facts["classes"], options.threshold, options.to, path.stem)
+        print(f"{path}: {kept} found -> {written}")
+
+
+# -- from options to objects ------------------------------------------------------------------------------------
+
+
+def positive(value: int, option: str) -> int:
+    """The value; ValueError naming the option when it is not at least 1."""
+    if value < 1:
+        raise ValueError(f"{option} is {value}: give a number of at least 1")
+    return value
+
+
+def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int = 4000):
+    """Generated scenes, or a split of a COCO-format folder; the first `limit` images of it."""
+    from detr_mini.data.coco import CocoFolder
+    from detr_mini.data.scenes import Scenes
+    from detr_mini.data.subset import First
+
+    dataset = Scenes(limit or scenes, seed) if data == "scenes" else CocoFolder.open(Path(data), split)
+    return First(dataset, positive(limit, "--limit")) if limit is not None else dataset
+
+
+def recipe_of(options: argparse.Namespace, classes: int):
+    """The preset's recipe with what the options change."""
+    from dataclasses import replace
+
+    from detr_mini import zoo
+
+    recipe = zoo.recipe(options.detector, options.preset)
+    model = {"classes": classes, "queries": options.queries}
+    train = {"steps": options.steps, "batch": options.batch, "lr": options.lr, "backbone_lr": options.backbone_lr}
+    recipe = replace(recipe, model=given(recipe.model, model), train=given(recipe.train, train))
+    if options.size:
+        size = positive(options.size, "--size")
+        sized = replace(recipe.data, train_sizes=(size,), max_size=2 * size, eval_size=size, crop_resize=())
+        recipe = replace(recipe, data=sized)
+    return recipe
+
+
+def given(part, changes: dict[str, object]):
+    """A dataclass with those fields replaced whose new value is not None; ValueError below what makes sense."""
+    from dataclasses import replace
+
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    for name, value in chosen.items():
+        if value < 0 or (value == 0 and name != "backbone_lr"):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}: give a number above 0")
+    return replace(part, **chosen)
+
+
+def build_model(options: argparse.Namespace, recipe):
+    """The detector to train, with its starting weights."""
+    from detr_mini import zoo
+    from detr_mini.checkpoints import check_names, load_weights
+
+    model = zoo.build(options.detector, options.preset, recipe.model)
+    if options.weights:
+        state = load_weights(options.weights).state_dict()
+        check_names(model.state_dict(), state, str(options.weights))
+        model.load_state_dict(state)
+    elif recipe.model.backbone == "resnet50" and options.backbone_weights == "imagenet":
+        model.backbone.load_imagenet()
+    return model
+
+
+def data_recipe(facts: dict[str, object]):
+    """How a weights file wants its images prepared; ValueError when it does not say."""
+    from detr_mini.recipes import DataRecipe
+
+    if "data" not in facts:
+        raise ValueError("these weights do not say how images are prepared: use a file that `train` wrote")
+    described = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["data"].items()}
+    return DataRecipe(**described)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns 0, or 1 after one line on stderr when something the user can mend is wrong."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return guarded(options.run, options)
+
+
+def guarded(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run, and turn errors that the user can mend into one line."""
+    try:
+        run(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""Training: one loop that reads from top to bottom, for a laptop and for many GPUs.
+
+`fit` is the loop. Around it: which data comes at which step (`Order`, `Draws`), how fast each parameter learns
+(`parameter_groups`, `lr_factor`), and the run's folder (`RunFolder`), from which a killed run goes on.
+
+Everything that is random depends on the seed and the step alone. So a run that was killed and resumed ends at the
+same weights, bit by bit on a CPU, as one that was left in peace.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from detr_mini.checkpoints import save_weights
+from detr_mini.data.transforms import Batch, build_transform, collate
+from detr_mini.decoder import DetectorOutput
+from detr_mini.detr import Detr
+from detr_mini.evaluation import AveragePrecision
+from detr_mini.files import atomic
+from detr_mini.losses import SetCriterion
+from detr_mini.matching import Matches
+from detr_mini.recipes import Recipe, TrainRecipe
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on. The message says why and what to do."""
+
+
+@dataclass
+class Step:
+    """What a callback sees after each optimisation step; `number` counts from 1."""
+
+    number: int
+    model: Detr
+    batch: Batch
+    output: DetectorOutput
+    matches: Matches
+    losses: dict[str, float]
+
+
+Callback = Callable[[Step], None]
+
+
+@dataclass
+class Run:
+    """The outcome of `fit`: one dict per step (step, loss, lr, ...), some with AP, and the best AP seen."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_ap: float = -1.0
+
+
+def fit(
+    model: Detr,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path | str | None = None,
+    *,
+    evaluate: Callable[[Detr], AveragePrecision] | None = None,
+    evaluate_every: int | None = None,
+    callbacks: tuple[Callback, ...] = (),
+    seed: int = 0,
+    accumulate: int = 1,
+    precision: str = "no",
+    save_every: int = 250,
+    workers: int = 0,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> Run:
+    """Train a detector by its recipe; returns what happened, step by step.
+
+    folder: where log.jsonl, last.pt, best.safetensors and final.safetensors go; a run found there goes on from
+    last.pt. None writes nothing. evaluate: called every `evaluate_every` steps (default: once, at the end).
+    accumulate: micro-batches per step; the recipe's batch stays the global one. precision: "no", "bf16", "fp16".
+
+    Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, and
+    when the batch cannot be shared out evenly.
+    """
+    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
+    criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train), weight_decay=train.weight_decay)
+    keeper = RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard)
+    torch.manual_seed(seed)
+    first, run = keeper.resume(model, optimizer)
+    model, optimizer = accelerator.prepare(model.train(), optimizer)
+    bare = accelerator.unwrap_model(model)
+    order = Order(len(dataset), train.batch, seed, first, total_steps, accelerator, accumulate)
+    batches = iter(make_loader(dataset, recipe, seed, order, workers))
+    bar = tqdm(range(first, total_steps), initial=first, total=total_steps, disable=not progress, desc="training")
+    for step in bar:
+        started = time.perf_counter()
+        set_lr(optimizer, lr_factor(step, total_steps, train))
+        for batch in (next(batches).to(accelerator.device) for _ in range(accumulate)):
+            with accelerator.accumulate(model):
+                output = model(batch.images, batch.mask)
+                losses = criterion(output, batch.targets)
+                loss = criterion.total(losses)
+                stop_if_not_finite(loss, batch, step)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), train.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+        line = {"step": step + 1, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"], "grad_norm": float(norm)}
+        line |= last_layer(losses) | {"seconds": round(time.perf_counter() - started, 4)}
+        if evaluate and is_due(step + 1, evaluate_every, total_steps):
+            result = evaluate(bare)
+            line |= {"ap": result.ap, "ap50": result.ap50}
+            keeper.keep_best(bare, run, result.ap, step + 1)
+        run.history.append(line)
+        keeper.write(line)
+        bar.set_postfix(loss=f"{line['loss']:.2f}")
+        for callback in callbacks:
+            callback(Step(step + 1, bare, batch, output, criterion.matches, last_layer(losses)))
+        if is_due(step + 1, save_every, total_steps):
+            keeper.save(bare, optimizer, run, step + 1)
+    keeper.finish(bare, total_steps)
+    return run
+
+
+def count_steps(train: TrainRecipe, images: int) -> int:
+    """Optimisation steps of a schedule that is given in steps or in epochs; ValueError for neither."""
+    if train.steps is None and train.epochs is None:
+        raise ValueError("the schedule has neither steps nor epochs: set one of them in the recipe's train part")
+    return train.steps if train.steps is not None else max(1, train.epochs * images // train.batch)
+
+
+def is_due(step: int, every: int | None, last: int) -> bool:
+    """Whether something done every so many steps, and at the last one, is due."""
+    return step == last or bool(every and step % every == 0)
+
+
+def parameter_groups(model: Detr, train: TrainRecipe) -> list[dict]:
+    """Parameters by learning rate: backbone, slow ones, the rest. A backbone rate of 0 freezes the backbone."""
+    if train.backbone_lr == 0:
+        model.backbone.requires_grad_(False)
+    groups: dict[float, list[Tensor]] = {train.lr: []}
+    for name, parameter in model.named_parameters():
+        slow = any(part in name for part in train.slow)
+        lr = train.backbone_lr if name.startswith("backbone.") else train.lr * (0.1 if slow else 1)
+        if parameter.requires_grad:
+            groups.setdefault(lr, []).append(parameter)
+    return [{"params": parameters, "lr": lr, "base_lr": lr} for lr, parameters in groups.items()]
+
+
+def lr_factor(step: int, total_steps: int, train: TrainRecipe) -> float:
+    """What the learning rates are multiplied by at a step (from 0): a linear warm-up, then 1, then 0.1."""
+    warm = min(1.0, (step + 1) / train.warmup) if train.warmup else 1.0
+    return warm * (0.1 if step >= train.drop * total_steps else 1.0)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every group its own rate times a factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def last_layer(losses: dict[str, Tensor]) -> dict[str, float]:
+    """The losses of the final decoder layer, as numbers."""
+    return {name: value.item() for name, value in losses.items() if not name[-1].isdigit()}
+
+
+def stop_if_not_finite(loss: Tensor, batch: Batch, step: int) -> None:
+    """TrainingError naming the batch's images when the loss is NaN or infinite."""
+    if not torch.isfinite(loss):
+        images = [int(target["image_id"]) for target in batch.targets]
+        raise TrainingError(
+            f"the loss is {loss.item()} at step {step + 1}, on images {images}: check their boxes, lower the learning "
+            "rate, or use precision bf16 instead of fp16; the last checkpoint is untouched"
+        )
+
+
+# -- which data comes when ------------------------------------------------------------------------------------
+
+
+class Order:
+    """The indices of every micro-batch from step `first` on: epoch after epoch, each shuffled anew.
+
+    Yields lists of (position, index): `position` counts samples from the start of training and is unique, `index`
+    is the item of the dataset. Each process takes its own share of the global batch.
+    Raises TrainingError when the global batch cannot be shared evenly.
+    """
+
+    def __init__(
+        self, items: int, batch: int, seed: int, first: int, last: int, accelerator: Accelerator, accumulate: int
+    ) -> None:
+        share = batch // (accelerator.num_processes * accumulate)
+        if items == 0:
+            raise TrainingError("the data set is empty: nothing to train on")
+        if share * accelerator.num_processes * accumulate != batch:
+            raise TrainingError(
+                f"a batch of {batch} cannot be shared by {accelerator.num_processes} processes in {accumulate} "
+                "micro-batches: choose a multiple"
+            )
+        self.items, self.batch, self.seed, self.steps = items, batch, seed, range(first, last)
+        self.rank, self.processes, self.share = accelerator.process_index, accelerator.num_processes, share
+        self.permutation: tuple[int, list[int]] = (-1, [])
+
+    def index(self, position: int) -> int:
+        """The item at a position of the stream; shuffles once per epoch."""
+        epoch, place = divmod(position, self.items)
+        if self.permutation[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.permutation = (epoch, torch.randperm(self.items, generator=generator).tolist())
+        return self.permutation[1][place]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in self.steps:
+            positions = range(step * self.batch + self.rank, (step + 1) * self.batch, self.processes)
+            mine = [(position, self.index(position)) for position in positions]
+            yield from (mine[start : start + self.share] for start in range(0, len(mine), self.share))
+
+    def __len__(self) -> int:
+        return len(self.steps) * (self.batch // (self.share * self.processes))
+
+
+class Draws(Dataset):
+    """Items after augmentation, where the draw depends on the seed and the position alone, not on who draws it."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, build_transform(recipe.data, train=True), seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        position, index = where
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + position)
+            return self.transform(*self.dataset[index])
+
+
+def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, workers: int) -> DataLoader:
+    """Batches in the given order. Its own generator keeps the loader from using up the model's random numbers."""
+    return DataLoader(
+        Draws(dataset, recipe, seed), batch_sampler=order, collate_fn=collate, num_workers=workers,
+        generator=torch.Generator(), persistent_workers=workers > 0,
+    )
+
+
+# -- what a run leaves behind ---------------------------------------------------------------------------------
+
+
+def describe(dataset: Dataset, recipe: Recipe) -> dict[str, object]:
+    """What a weights file needs to be used on its own: how images are prepared, and what the labels mean."""
+    labels = {str(label): category for label, category in dataset.label_to_category.items()}
+    return {"data": asdict(recipe.data), "classes": list(dataset.classes), "label_to_category": labels}
+
+
+class RunFolder:
+    """The files of a run, written so that none is ever half there. Without a folder it keeps nothing.
+
+    log.jsonl: one line per step. last.pt: everything that is needed to go on. best.safetensors, final.safetensors:
+    weights. Only the main process writes.
+    """
+
+    def __init__(
+        self, folder: Path | str | None, recipe: Recipe, seed: int, dataset: Dataset, accelerator: Accelerator,
+        tensorboard: bool,
+    ) -> None:
+        self.folder = Path(folder) if folder is not None else None
+        self.writes = folder is not None and accelerator.is_main_process
+        self.scaler = accelerator.scaler  # only fp16 has one
+        self.identity = json.dumps({"recipe": asdict(recipe), "seed": seed}, sort_keys=True)
+        self.facts = describe(dataset, recipe)
+        self.log, self.board = None, None
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.writes and tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # optional: pip install tensorboard
+
+            self.board = SummaryWriter(self.folder)
+
+    def resume(self, model: Detr, optimizer: torch.optim.Optimizer) -> tuple[int, Run]:
+        """Bring back the last saved state; returns the step to go on from (0: a fresh run) and the run so far."""
+        state = self.read_last()
+        run = Run(best_ap=state["best_ap"]) if state else Run()
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            if self.scaler:
+                self.scaler.load_state_dict(state["scaler"])
+            run.history = [line for line in self.read_log() if line["step"] <= state["step"]]
+        if self.writes:
+            with atomic(self.folder / "log.jsonl") as temporary:  # lines after the checkpoint will come again
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in run.history))
+            self.log = (self.folder / "log.jsonl").open("a")
+        return (state["step"] if state else 0), run
+
+    def read_last(self) -> dict | None:
+        """last.pt, or None where there is none; TrainingError when it belongs to another run or is damaged."""
+        path = self.folder / "last.pt" if self.folder else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise TrainingError(f"{path} is damaged ({error}): delete it to start again") from error
+        if state.get("identity") != self.identity:
+            raise TrainingError(f"{self.folder} holds a run with another recipe or seed: choose another folder")
+        return state
+
+    def read_log(self) -> list[dict[str, float]]:
+        """The whole lines of log.jsonl; a last line that a kill cut short is left out."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def write(self, line: dict[str, float]) -> None:
+        """Append one line to the log."""
+        if self.log:
+            self.log.write(json.dumps(line) + "\n")
+            self.log.flush()
+        if self.board:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, line["step"])
+
+    def keep_best(self, model: Detr, run: Run, ap: float, step: int) -> None:
+        """Save the weights when they are the best so far."""
+        if ap > run.best_ap:
+            run.best_ap = ap
+            if self.writes:
+                save_weights(model, self.folder / "best.safetensors", step=step, ap=ap, **self.facts)
+
+    def save(self, model: Detr, optimizer: torch.optim.Optimizer, run: Run, step: int) -> None:
+        """Write last.pt."""
+        if not self.writes:
+            return
+        state = {
+            "identity": self.identity, "step": step, "best_ap": run.best_ap, "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+        with atomic(self.folder / "last.pt") as temporary:
+            torch.save(state, temporary)
+
+    def finish(self, model: Detr, step: int) -> None:
+        """Write the final weights and close the log."""
+        if self.writes:
+            save_weights(model, self.folder / "final.safetensors", step=step, **self.facts)
+        if self.log:
+            self.log.close()
+        if self.board:
+            self.board.close()
