@@ -13,7 +13,6 @@ Parameters added: 2,146,749 (R50, paper's configuration).
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from detr_mini.attention import ConcatenatedAttention, ContentPositionAttention, padding_bias, xavier
