@@ -189,8 +189,8 @@ def random_case(seed: int) -> tuple[Drawn, dict]:
         noisy = [(random.random(), random.integers(0, 4) if random.random() < 0.2 else categories.index(c),
                   *(np.array([x, y, x + w, y + h]) + random.normal(0, 0.06, 4) * [w, h, w, h]))
                  for c, x, y, w, h, _ in rows for _ in range(random.integers(0, 4))]
-        false = [(0.5 * random.random(), random.integers(0, 4), *np.sort(random.uniform(0, 300, (2, 2)), 0).ravel())
-                 for _ in range(random.integers(0, 120))]
+        places = [np.sort(random.uniform(0, 300, (2, 2)), axis=0) for _ in range(random.integers(0, 120))]
+        false = [(0.5 * random.random(), random.integers(0, 4), *place.flat) for place in places]
         predictions[image_id] = found(*noisy, *false)
     return data, predictions
 
