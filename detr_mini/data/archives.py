@@ -51,12 +51,13 @@ def require_space(needed: int, folder: Path) -> None:
 
 
 def check_name(member: zipfile.ZipInfo) -> None:
-    """DownloadError when a member of an archive would leave the folder, is a link, or is encrypted."""
+    """DownloadError when a member of an archive would leave the folder or is no plain file (link, encrypted)."""
     name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
         raise DownloadError(f"the archive holds {name!r}, which leaves the folder; nothing was unpacked")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or member.flag_bits & ENCRYPTED:
+    plain = kind in (0, stat.S_IFREG, stat.S_IFDIR) and not member.flag_bits & ENCRYPTED
+    if not plain or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DownloadError(f"the archive holds {name!r}, which is no plain file; nothing was unpacked")
 
 

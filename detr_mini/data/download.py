@@ -58,7 +58,7 @@ except ImportError:  # Windows has no such locks; two downloads at once are then
 
 TIMEOUT = 30  # seconds without a byte
 TRIES = 5  # in a row without any progress
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, KeyError, UnicodeDecodeError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, UnicodeDecodeError)
 ADVICE = "run this again, or accept the file as it is with --trust"
 NETWORK = (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException, ssl.SSLError)
 

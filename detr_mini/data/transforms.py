@@ -40,8 +40,8 @@ def resized_size(size: tuple[int, int], shorter: int, max_size: int | None = Non
     """The (H, W) an image of `size` (H, W) gets when its shorter side becomes `shorter` pixels.
 
     If the longer side would then pass `max_size`, the shorter side is lowered (and rounded) first. The longer
-    side is cut to a whole number, not rounded: `get_size_with_aspect_ratio` in DETR's code does the same. So a
-    very long image may pass `max_size` by a few pixels.
+    side is cut to a whole number, not rounded: `get_size_with_aspect_ratio` in DETR's code does the same. So
+    a very long image may pass `max_size` by a few pixels.
     """
     low, high = min(size), max(size)
     if max_size is not None and high / low * shorter > max_size:

@@ -264,7 +264,17 @@ def link() -> zipfile.ZipInfo:
     return member
 
 
-HOSTILE = ["../escape.txt", "val2017/../../escape.txt", "/tmp/escape.txt", "C:/escape.txt", "..\\escape.txt", link()]
+def squeezed() -> zipfile.ZipInfo:
+    """A member in a compression that no official archive has."""
+    member = zipfile.ZipInfo("val2017/3.jpg")
+    member.compress_type = zipfile.ZIP_LZMA
+    return member
+
+
+HOSTILE = [
+    "../escape.txt", "val2017/../../escape.txt", "/tmp/escape.txt", "C:/escape.txt", "..\\escape.txt",
+    link(), squeezed(),
+]
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=str)
