@@ -65,21 +65,36 @@ DAB: KeyMap = [
     ("transformer.decoder.ref_anchor_head.**", "decoder.size_head.**"),
     ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),  # the same tensors as bbox_embed
 ]
+SAM: KeyMap = SEPARATE + [
+    ("transformer.decoder.layers.*.ca_qpos_sine_proj.**", "decoder.layers.*.cross_attention.query_position.**"),
+    ("transformer.decoder.layers.*.ca_kpos_sine_proj.**", "decoder.layers.*.cross_attention.key_position.**"),
+    ("transformer.decoder.layers.*.attn1.*", "decoder.layers.*.cross_attention.content_weight.*"),
+    ("transformer.decoder.layers.*.attn2.*", "decoder.layers.*.cross_attention.position_weight.*"),
+    ("transformer.decoder.layers.*.point1.0.*", "decoder.layers.*.cross_attention.salient.narrow.*"),
+    ("transformer.decoder.layers.*.point2.0.*", "decoder.layers.*.cross_attention.salient.find.layers.0.*"),
+    ("transformer.decoder.layers.*.point2.2.*", "decoder.layers.*.cross_attention.salient.find.layers.1.*"),
+    ("transformer.decoder.layers.*.point2.4.*", "decoder.layers.*.cross_attention.salient.find.layers.2.*"),
+    ("transformer.decoder.layers.*.point2.6.*", "decoder.layers.*.cross_attention.salient.find.layers.3.*"),
+    ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),  # the same tensors as bbox_embed
+    ("class_embed.**", "decoder.class_head.**"),
+    ("input_proj.**", "input_proj.**"),
+]
 
 KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
     "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
     "dab": BACKBONE + ENCODER + DAB + CONDITIONAL + DECODER + HEADS + INPUT,
+    "sam": BACKBONE + ENCODER + SAM + DECODER + HEADS,
 }
 
 # What gives a checkpoint away, most telling first: a part of a name that only this system has.
 FINGERPRINTS: list[tuple[str, str]] = [
     ("patch2query", "up_detr"),
     ("label_enc", "dn_detr"),
+    (".point2.6.", "sam"),
     (".point1.", "smca"),
     ("transformer.encoder_layers.", "anchor"),
     ("refpoint_embed", "dab"),
-    ("aligner", "sam"),
     ("cross_attn.sampling_offsets", "deformable"),
     ("ref_point_head", "conditional"),
     ("decoder.layers.0.multihead_attn", "detr"),

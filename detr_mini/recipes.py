@@ -53,6 +53,19 @@ class DabModel(ModelRecipe):
 
 
 @dataclass(frozen=True)
+class SamModel(ModelRecipe):
+    """SAM-DETR. gaussian: SMCA's Gaussian around the salient points.
+
+    norm_input: a GroupNorm behind the input projection, as the authors' code has it for schedules under 25 epochs.
+    """
+
+    queries: int = 300
+    head: str = "focal"
+    gaussian: bool = False
+    norm_input: bool = False
+
+
+@dataclass(frozen=True)
 class LossRecipe:
     """Weights of the losses and of the matching costs; DETR's defaults (section A.4 of the paper)."""
 
@@ -140,6 +153,11 @@ CONDITIONAL_SCENES = DETR_SCENES
 # DAB-DETR: the authors' defaults; class weight 1 in the loss, 2 in the matching.
 DAB_COCO = Recipe(DabModel(), LossRecipe(class_cost=2.0), train=TrainRecipe(batch=16, epochs=50, drop=40 / 50))
 DAB_SCENES = replace(DETR_SCENES, model=DabModel(**asdict(SCENES_MODEL)))
+
+
+# SAM-DETR: the authors' 50-epoch schedule. With SMCA's Gaussian: `resized(SAM_COCO, gaussian=True)`.
+SAM_COCO = Recipe(SamModel(), FOCAL_LOSS, train=TrainRecipe(batch=16, epochs=50, drop=40 / 50))
+SAM_SCENES = replace(DETR_SCENES, model=SamModel(**asdict(SCENES_MODEL)))
 
 
 def resized(recipe: Recipe, **model: object) -> Recipe:

@@ -7,6 +7,7 @@ from detr_mini.detr import Detr
 from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
+from detr_mini.variants.sam import SamDetr
 
 PRESETS = ("scenes", "coco")
 
@@ -43,6 +44,13 @@ ENTRIES: dict[str, Entry] = {
         "a query is an anchor box that sets how far it looks and is corrected in every layer",
         recipes.DAB_SCENES,
         recipes.DAB_COCO,
+    ),
+    "sam": Entry(
+        SamDetr,
+        "Zhang et al. 2022, Accelerating DETR Convergence via Semantic-Aligned Matching",
+        "a query asks with the image's own features, taken at salient points of its box",
+        recipes.SAM_SCENES,
+        recipes.SAM_COCO,
     ),
 }
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.matching import Matches
-from detr_mini.recipes import DabModel, ModelRecipe
+from detr_mini.recipes import DabModel, ModelRecipe, SamModel
 from detr_mini.trace import AttentionTrace
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
+from detr_mini.variants.sam import SamDetr
 
 
 @dataclass
@@ -82,15 +83,34 @@ def side_losses(seen: Pass) -> dict[str, float]:
     return numbers
 
 
+def sam_detr(facts: dict) -> Detr:
+    return SamDetr(SamModel(dropout=0.0, gaussian=facts["architecture"]["smca"]))
+
+
+def sam_arrays(seen: Pass) -> dict[str, Tensor]:
+    trace = seen.trace
+    arrays = {
+        "reference_boxes": trace["decoder"].reference[:, :, :10],
+        "sampled_points": recorded(trace, "cross_attention", "offsets")[:, :, :10],
+    }
+    if seen.model.recipe.gaussian:
+        terms = recorded(trace, "cross_attention", "gaussian")[:, :, 0, 0]  # (L, B, HW)
+        arrays |= {"gaussian_first": terms[0], "gaussian_last": terms[-1]}
+        arrays["scale_raw"] = recorded(trace, "cross_attention", "widths")[:, :, :10]
+    return arrays
+
+
 BUILDERS: dict[str, Callable[[dict], Detr]] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
     "dab_detr": dab_detr,
+    "sam_detr": sam_detr,
 }
 
 OBSERVERS: dict[str, Callable[[Pass], dict[str, Tensor]]] = {
     "conditional_detr": conditional_arrays,
     "dab_detr": dab_arrays,
+    "sam_detr": sam_arrays,
 }
 
 NUMBERS: dict[str, Callable[[Pass], dict[str, float]]] = {
