@@ -31,6 +31,7 @@ class Queries:
     reference: (B, Q, 2 or 4) where they look, normalised (x, y) or cxcywh; None where a detector has none.
     entering: (B, Q, d) the content with which they entered this layer.
     learned: (B, Q, d) the learned embedding they started from.
+    proposals: what they were chosen from, where a detector proposes boxes before it asks (two-stage).
     """
 
     content: Tensor
@@ -38,16 +39,19 @@ class Queries:
     position: Tensor | None = None
     reference: Tensor | None = None
     entering: Tensor | None = None
+    proposals: "DetectorOutput | None" = None
 
 
 class DetectorOutput(NamedTuple):
     """What a detector says about a batch. Decoder layers come first: `logits[-1]` is the final answer.
 
     logits: (L, B, Q, C), or C + 1 with no-object last under a softmax head. boxes: (L, B, Q, 4) normalised cxcywh.
+    proposals: of two-stage detectors, what every token proposed: logits (1, B, HW, C), boxes (1, B, HW, 4).
     """
 
     logits: Tensor
     boxes: Tensor
+    proposals: "DetectorOutput | None" = None
 
 
 class DecoderLayer(nn.Module):
@@ -123,7 +127,7 @@ class Decoder(Traced):
             seen.append(queries)
             queries = replace(queries, reference=self.update_reference(layer, queries))
         self.record_layers(seen)
-        return DetectorOutput(torch.stack(logits), torch.stack(boxes))
+        return DetectorOutput(torch.stack(logits), torch.stack(boxes), queries.proposals)
 
     def classify(self, layer: DecoderLayer, hidden: Tensor) -> Tensor:
         """Class logits (B, Q, C) from normed content (B, Q, d); DETR: one head for all layers."""

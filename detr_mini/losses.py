@@ -63,6 +63,8 @@ class SetCriterion(nn.Module):
     Forward: DetectorOutput and targets (per image labels (M,), boxes (M, 4) normalised cxcywh) -> dict with the
     official names: loss_ce, loss_bbox, loss_giou, class_error (percent), cardinality_error, and the same with
     _0, _1, ... for the earlier layers. `total` adds up those that are trained on. `matches` keeps the last matching.
+    Proposals of a two-stage detector get the same losses, named _enc, and a matching of their own: there every object
+    is of class 0, because a proposal only says whether something is there (Deformable DETR, models/deformable_detr.py).
     Raises ValueError for a label outside the class head, and (from the matcher) for costs that are not finite.
     """
 
@@ -71,11 +73,23 @@ class SetCriterion(nn.Module):
         self.recipe, self.classes, self.head = recipe, classes, head
         self.matcher = HungarianMatcher(recipe, head)
         self.matches: Matches | None = None
+        self.proposal_matches: Matches | None = None
 
     def forward(self, output: DetectorOutput, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         self.check(targets)
+        losses, self.matches = self.of_layers(output, targets)
+        if output.proposals is not None:
+            blind = [target | {"labels": torch.zeros_like(target["labels"])} for target in targets]
+            proposed, self.proposal_matches = self.of_layers(output.proposals, blind)
+            losses |= {f"{name}_enc": value for name, value in proposed.items()}
+        return losses
+
+    def of_layers(
+        self, output: DetectorOutput, targets: list[dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], Matches]:
+        """Losses of every layer by their official names, and the matching that they rest on."""
         logits, boxes = output.logits.float(), output.boxes.float()  # (L, B, Q, C), (L, B, Q, 4)
-        self.matches = matches = self.matcher(logits, boxes, targets)
+        matches = self.matcher(logits, boxes, targets)
         count = count_boxes(targets, boxes.device)
         labels, wanted = self.flat_targets(targets, matches, boxes.device)  # (pairs,), (pairs, 4)
         at = (matches.layer, matches.image, matches.query)
@@ -83,7 +97,7 @@ class SetCriterion(nn.Module):
         losses = {"loss_ce": self.class_loss(logits, at, labels, count)}
         losses |= {"loss_bbox": l1 / count, "loss_giou": far / count}
         losses |= self.diagnostics(logits.detach(), at, labels, targets)
-        return name_layers(losses)
+        return name_layers(losses), matches
 
     def check(self, targets: list[dict[str, Tensor]]) -> None:
         """ValueError for a label that the class head does not have, naming the image."""

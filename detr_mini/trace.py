@@ -13,6 +13,8 @@ from types import SimpleNamespace, TracebackType
 import torch
 from torch import Tensor, nn
 
+from detr_mini.sampling import corners
+
 
 class Traced(nn.Module):
     """A module that can be watched. `self.trace` is None, or the AttentionTrace that is open."""
@@ -68,18 +70,53 @@ class AttentionTrace:
     def __contains__(self, name: str) -> bool:
         return name in self.records
 
-    def maps(self, name: str, level: int = 0) -> Tensor:
-        """Dense attention weights as maps: (B, heads, Q, H, W), for a record that has `weights`.
+    # -- three kinds of record: dense (`weights`), sampled (`locations` and `weights`), factored (row and column) ------
 
-        name: module name, for example "decoder.layers.5.cross_attention". level: index into the
-        feature maps that the tokens came from, 0 for detectors with one map.
+    def maps(self, name: str, level: int = 0) -> Tensor:
+        """Where attention went, as maps over one feature map: (B, heads, Q, H, W), whatever kind the record is.
+
+        name: module name, for example "decoder.layers.5.cross_attention". level: index into the detector's feature
+        maps, 0 for detectors with one. Dense: the weights of this level's tokens. Sampled: each sample's weight, shared
+        out among the four cells around it. Factored: the outer product of column and row weights. A map's mass is the
+        weights' mass of its level, except for samples that fall outside the image, which collect nothing.
         """
-        shapes = self[""].shapes  # the detector itself records the shapes of its maps
-        sizes = [height * width for height, width in shapes]
-        weights = self[name].weights.split(sizes, dim=-1)[level]  # (B, heads, Q, H*W)
-        return weights.unflatten(-1, shapes[level])
+        record, (height, width) = self[name], self[""].shapes[level]  # the detector itself records shapes
+        if hasattr(record, "locations"):
+            flat = splat(record.locations[..., level, :, :], record.weights[..., level, :], (height, width))
+            hidden = self.level_part(self[""].padding_mask, level)[:, None, None]  # (B, 1, 1, HW)
+            return flat.masked_fill(hidden, 0).unflatten(-1, (height, width))
+        if hasattr(record, "row_weights"):
+            return record.column_weights.unsqueeze(-1) * record.row_weights.unsqueeze(-2)
+        return self.as_map(record.weights, level)
+
+    def as_map(self, values: Tensor, level: int = 0) -> Tensor:
+        """Recorded values per token, (..., HW of all levels), as maps of one level, (..., H, W): a Gaussian, say."""
+        return self.level_part(values, level).unflatten(-1, self[""].shapes[level])
+
+    def level_part(self, values: Tensor, level: int) -> Tensor:
+        """The part of (..., HW of all levels) that belongs to one level."""
+        return values.split([height * width for height, width in self[""].shapes], dim=-1)[level]
 
     def entropy(self, name: str) -> Tensor:
-        """Entropy in nats of every attention row, (B, heads, Q): 0 = one key, log(keys) = spread evenly."""
-        weights = self[name].weights
-        return torch.special.entr(weights).sum(dim=-1)
+        """Entropy in nats of what each query attends to, (B, heads, Q): 0 = one place, log(n) = n places alike.
+
+        Places are keys (dense), samples (sampled) or cells (factored, where rows' and columns' entropies add up).
+        """
+        record = self[name]
+        if hasattr(record, "row_weights"):
+            return sum(torch.special.entr(w).sum(dim=-1) for w in (record.row_weights, record.column_weights))
+        if hasattr(record, "locations"):
+            return torch.special.entr(record.weights).sum(dim=(-2, -1)).transpose(1, 2)
+        return torch.special.entr(record.weights).sum(dim=-1)
+
+
+def splat(locations: Tensor, weights: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Samples as a map: each weight is added to the four cells that its sample reads, by their bilinear shares.
+
+    locations: (B, Q, heads, points, 2) as (x, y), 0 to 1 across the map. weights: (B, Q, heads, points).
+    Returns (B, heads, Q, H*W); the sum over cells is the sum of the weights, less what falls beyond the border.
+    """
+    index, share = corners(locations.unsqueeze(-3), [shape])  # (B, Q, heads, 1, points, 4)
+    share = share * weights[..., None, :, None]
+    flat = weights.new_zeros(*weights.shape[:3], shape[0] * shape[1])  # (B, Q, heads, H*W)
+    return flat.scatter_add_(-1, index.flatten(3).long(), share.flatten(3)).transpose(1, 2)

@@ -1,0 +1,63 @@
+"""Reading a feature map between its cells.
+
+A sample at a point that is no cell centre is the weighted mean of the four cells around it (bilinear interpolation).
+So a query that samples a few points and averages what it finds takes one weighted sum over rows of the table of all
+tokens. PyTorch has that operation as `embedding_bag`; it is what makes deformable attention fast without own kernels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Shapes = list[tuple[int, int]]
+
+
+def along(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two cells next to a position on one axis, and the share of each.
+
+    position: (...) in cells, an integer at a cell's centre. cells: (levels, 1), the length of the axis. Returns two
+    indices, clamped into the map, and two shares that sum to 1; a cell beyond the border has share 0.
+    """
+    low = position.detach().floor()
+    between = position - low  # 0 at the lower cell, 1 at the upper one; the share's slope comes from here
+    high, zero = low + 1, cells.new_zeros(1)
+    first = torch.fmax(low, zero).minimum(cells - 1)  # fmax: a NaN becomes index 0 here and stays NaN in the share
+    second = torch.fmax(high, zero).minimum(cells - 1)
+    return first, second, (1 - between) * (first == low), between * (second == high)
+
+
+def corners(locations: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
+    """The four cells around every sample: which tokens they are and how much of the sample is theirs.
+
+    locations: (..., levels, points, 2) as (x, y), from 0 to 1 across the padded map. shapes: (H, W) per level.
+    Returns index (..., levels, points, 4) int32 into the tokens of all levels, and share of the same shape. The four
+    shares sum to 1 inside the map, to less where corners lie beyond its border: what is outside counts as zero.
+    """
+    height, width = (locations.new_tensor(side)[:, None] for side in zip(*shapes, strict=True))  # (levels, 1)
+    before = (height * width).cumsum(0) - height * width  # (levels, 1) tokens of the levels before
+    left, right, share_left, share_right = along(locations[..., 0] * width - 0.5, width)
+    top, bottom, share_top, share_bottom = along(locations[..., 1] * height - 0.5, height)
+    top, bottom = top * width + before, bottom * width + before
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)  # (..., 4)
+    upper = torch.stack([share_left, share_right], dim=-1) * share_top.unsqueeze(-1)
+    lower = torch.stack([share_left, share_right], dim=-1) * share_bottom.unsqueeze(-1)
+    return index.to(torch.int32), torch.cat([upper, lower], dim=-1)
+
+
+def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Per query and head the weighted sum of all its samples (Zhu et al. 2021, equation 3, the inner sums).
+
+    values: (B, HW, heads, c), tokens of all levels. locations: (B, Q, heads, levels, points, 2). weights: (B, Q,
+    heads, levels, points). Returns (B, Q, heads * c).
+    """
+    batch, tokens, heads, width = values.shape
+    index, share = corners(locations, shapes)  # (B, Q, heads, levels, points, 4)
+    first = torch.arange(batch, device=index.device)[:, None] * tokens * heads
+    first = first + torch.arange(heads, device=index.device)  # (B, heads) row of token 0 in the table
+    rows = index * heads + first.to(index.dtype)[:, None, :, None, None, None]
+    shares = (share * weights.unsqueeze(-1)).to(values.dtype)
+    sums = F.embedding_bag(
+        rows.flatten(3).flatten(0, 2), values.reshape(-1, width), mode="sum",
+        per_sample_weights=shares.flatten(3).flatten(0, 2),
+    )  # (B * Q * heads, c)
+    return sums.view(batch, -1, heads * width)
