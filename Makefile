@@ -36,7 +36,7 @@ help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 lab: $(STAMP)-lab ## install what is missing, then open the course in JupyterLab
-	$(PY) -m jupyter lab notebooks/00_start_here.ipynb --ip=127.0.0.1 \
+	$(PY) -m jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_FLAGS)
 
 test: lint unit nbval ## install what is missing, then lint, unit tests, every notebook

@@ -158,7 +158,7 @@ def test_readme_installs_extras_and_files_that_exist() -> None:
     assert f"conda activate {ENVIRONMENT['name']}" in COMMANDS
     opened = [line.split()[-1] for line in COMMANDS if line.startswith("jupyter lab")]
     assert opened and all((ROOT / path).exists() for path in opened)
-    assert f"jupyter lab {opened[0]}" in MAKEFILE
+    assert f"/lab/tree/{opened[0]} " in MAKEFILE
 
 
 def test_cpu_build_is_the_same_choice_everywhere() -> None:
