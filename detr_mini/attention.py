@@ -101,10 +101,10 @@ class MultiHeadAttention(Traced):
 
 
 def xavier(module: nn.Module) -> nn.Module:
-    """Xavier weights for every linear layer inside, as DETR's code gives its whole transformer. Returns the module."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
+    """Xavier for every matrix inside, as DETR's code gives its whole transformer. Returns the module."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter)
     return module
 
 
