@@ -30,7 +30,7 @@ class Queries:
     content: (B, Q, d) what they found so far. position: (B, Q, d) their address in this layer.
     reference: (B, Q, 2 or 4) where they look, normalised (x, y) or cxcywh; None where a detector has none.
     entering: (B, Q, d) the content with which they entered this layer.
-    learned: (B, Q, d) the learned embedding they started from.
+    learned: (B, Q, d) the learned embedding they started from; (B, Q, 4) where that is a box.
     proposals: what they were chosen from, where a detector proposes boxes before it asks (two-stage).
     """
 

@@ -35,9 +35,11 @@ class ConditionalDecoder(Decoder):
         nn.init.zeros_(self.box_head.layers[-1].bias)
 
     def make_self_attention(self, recipe: ModelRecipe) -> nn.Module:
+        """Content and position projected separately."""
         return ContentPositionAttention(recipe.d_model, recipe.heads, recipe.dropout)
 
     def make_cross_attention(self, recipe: ModelRecipe, index: int) -> nn.Module:
+        """Content and place side by side; in layer 0 positions are also added to the content."""
         return ConcatenatedAttention(recipe.d_model, recipe.heads, recipe.dropout, first=index == 0)
 
     def init_queries(self, memory: Tensor, grid: Grid) -> Queries:

@@ -34,6 +34,7 @@ class DabEncoder(Encoder):
         self.position_scale = xavier(MLP(recipe.d_model, recipe.d_model, recipe.d_model))
 
     def make_activation(self) -> nn.Module:
+        """A ReLU with one learned slope for what is negative."""
         return nn.PReLU()
 
     def encoder_attend(self, layer: EncoderLayer, memory: Tensor, grid: Grid) -> Tensor:
@@ -58,12 +59,15 @@ class DabDecoder(Decoder):
         nn.init.zeros_(self.box_head.layers[-1].bias)
 
     def make_self_attention(self, recipe: ModelRecipe) -> nn.Module:
+        """Content and position projected separately."""
         return ContentPositionAttention(recipe.d_model, recipe.heads, recipe.dropout)
 
     def make_cross_attention(self, recipe: ModelRecipe, index: int) -> nn.Module:
+        """Content and place side by side; in layer 0 positions are also added to the content."""
         return ConcatenatedAttention(recipe.d_model, recipe.heads, recipe.dropout, first=index == 0)
 
     def make_activation(self) -> nn.Module:
+        """A ReLU with one learned slope for what is negative."""
         return nn.PReLU()
 
     def init_queries(self, memory: Tensor, grid: Grid) -> Queries:
@@ -133,4 +137,5 @@ class DabDetr(Detr):
     decoder_class = DabDecoder
 
     def make_grid_position(self, recipe: DabModel) -> nn.Module:
+        """As DETR, at a temperature that lets positions on a small grid differ more."""
         return SineGrid(recipe.d_model, recipe.key_temperature)

@@ -15,13 +15,13 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
-from detr_mini.aligner import AlignedAttention, crop, gaussian, sample
 from detr_mini.attention import ContentPositionAttention, padding_bias
 from detr_mini.boxes import inverse_sigmoid
 from detr_mini.decoder import Decoder, DecoderLayer, Queries
 from detr_mini.detr import Detr
 from detr_mini.positions import Grid, SineGrid, sine
 from detr_mini.recipes import ModelRecipe, SamModel
+from detr_mini.variants.sam_aligner import AlignedAttention, crop, gaussian, sample
 
 
 class SamDecoder(Decoder):
@@ -37,9 +37,11 @@ class SamDecoder(Decoder):
         self.box_head = nn.ModuleList(deepcopy(self.box_head) for _ in self.layers)
 
     def make_self_attention(self, recipe: ModelRecipe) -> nn.Module:
+        """Content and position projected separately."""
         return ContentPositionAttention(recipe.d_model, recipe.heads, recipe.dropout)
 
     def make_cross_attention(self, recipe: SamModel, index: int) -> nn.Module:
+        """Full-width queries, one salient point per head."""
         return AlignedAttention(recipe)
 
     def init_queries(self, memory: Tensor, grid: Grid) -> Queries:
@@ -72,6 +74,7 @@ class SamDecoder(Decoder):
         return attend(content.transpose(1, 2), memory, memory, position.transpose(1, 2), grid.position, bias)
 
     def classify(self, layer: DecoderLayer, hidden: Tensor) -> Tensor:
+        """Class logits from the layer's own head."""
         return self.class_head[layer.index](hidden)
 
     def decode_box(self, layer: DecoderLayer, hidden: Tensor, queries: Queries) -> Tensor:
@@ -95,4 +98,5 @@ class SamDetr(Detr):
         return nn.ModuleList(nn.Sequential(project, *norm) for project in super().make_projections(recipe))
 
     def make_grid_position(self, recipe: ModelRecipe) -> nn.Module:
+        """As DETR, counted to the centres of cells."""
         return SineGrid(recipe.d_model, half_cell=True)
