@@ -51,7 +51,7 @@ def require_space(needed: int, folder: Path) -> None:
 
 
 def check_name(member: zipfile.ZipInfo) -> None:
-    """DownloadError when a member of an archive would leave the folder or is no plain file (link, encrypted)."""
+    """DownloadError when a member of an archive would leave the folder or is no plain file."""
     name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or "\\" in name or ".." in parts or ":" in parts[0]:
