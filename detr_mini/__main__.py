@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_list(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("list", help="show every detector, its paper and its size")
+    said = "show every detector: what it fixes, its paper and its size in both presets"
+    command = commands.add_parser("list", help=said, description=said.capitalize() + ".")
     command.set_defaults(run=run_list)
 
 
@@ -189,8 +190,12 @@ def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int =
     from detr_mini.data.scenes import Scenes
     from detr_mini.data.subset import First
 
-    dataset = Scenes(limit or scenes, seed) if data == "scenes" else CocoFolder.open(Path(data), split)
-    return First(dataset, positive(limit, "--limit")) if limit is not None else dataset
+    if limit is not None:
+        positive(limit, "--limit")
+    if data == "scenes":
+        return Scenes(limit or scenes, seed)
+    dataset = CocoFolder.open(Path(data), split)
+    return First(dataset, limit) if limit else dataset
 
 
 def recipe_of(options: argparse.Namespace, classes: int):

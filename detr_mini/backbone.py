@@ -1,6 +1,6 @@
 """Backbones: from pixels to feature maps.
 
-`ResNet50` is the one of the papers, with its BatchNorm frozen. `SmallBackbone` is a ResNet of 0.7 million
+`ResNet50` is the one of the papers, with its BatchNorm frozen. `SmallBackbone` is a ResNet of 0.3 million
 weights for generated scenes; its pre-trained weights ship with the project.
 """
 
@@ -28,7 +28,9 @@ def fold(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def conv_norm(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """Convolution and frozen BatchNorm in one step: (B, in, H, W) -> (B, out, H', W')."""
+    """Convolution and BatchNorm, in one step where it is frozen: (B, in, H, W) -> (B, out, H', W')."""
+    if not isinstance(norm, FrozenBatchNorm2d):
+        return norm(convolution(x))
     weight, bias = fold(convolution, norm)
     return F.conv2d(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation)
 
@@ -88,18 +90,27 @@ class ResNet50(nn.Module):
         return self
 
 
-class SmallBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the first halves the map when `stride` is 2."""
+class ConvNorm(nn.Module):
+    """A 3x3 convolution with its norm: (B, before, H, W) -> (B, after, H/stride, W/stride)."""
 
     def __init__(self, before: int, after: int, stride: int, norm: type[nn.Module]) -> None:
         super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), norm(after)
-        self.conv2, self.norm2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), norm(after)
-        self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False)
+        self.convolution, self.norm = nn.Conv2d(before, after, 3, stride, 1, bias=False), norm(after)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        return conv_norm(x, self.convolution, self.norm)
+
+
+class SmallBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the first halves the map: (B, C, H, W) -> (B, 2C, H/2, W/2)."""
+
+    def __init__(self, before: int, after: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = ConvNorm(before, after, 2, norm), ConvNorm(after, after, 1, norm)
+        self.shortcut = nn.Conv2d(before, after, 1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
 
 class SmallBackbone(nn.Module):
@@ -113,16 +124,16 @@ class SmallBackbone(nn.Module):
         self, stages: tuple[int, ...] = (4,), trainable: bool = True, norm: type[nn.Module] = FrozenBatchNorm2d
     ) -> None:
         super().__init__()
-        widths = (3, 16, 32, 64, 128)
-        self.blocks = nn.ModuleList(SmallBlock(a, b, 2, norm) for a, b in zip(widths, widths[1:], strict=False))
-        self.stages, self.channels = stages, [widths[stage] for stage in stages]
-        self.requires_grad_(trainable)
+        widths = (16, 32, 64, 128)
+        self.stem = ConvNorm(3, widths[0], 2, norm)
+        self.blocks = nn.ModuleList(SmallBlock(a, b, norm) for a, b in zip(widths, widths[1:], strict=False))
+        self.stages, self.channels = stages, [widths[stage - 1] for stage in stages]
+        self.to(memory_format=torch.channels_last).requires_grad_(trainable)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = images, []
-        for block in self.blocks[: max(self.stages)]:
-            x = block(x)  # (B, C, H/2, W/2)
-            maps.append(x)
+        maps = [F.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))]  # (B, 16, H/2, W/2)
+        for block in self.blocks[: max(self.stages) - 1]:
+            maps.append(block(maps[-1]))
         return [maps[stage - 1] for stage in self.stages]
 
     def load_pretrained(self, path: Path = SMALL_WEIGHTS) -> "SmallBackbone":

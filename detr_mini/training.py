@@ -233,9 +233,12 @@ class Draws(Dataset):
 
     def __getitem__(self, where: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
         position, index = where
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + position)
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed * 1_000_003 + position)
+        try:
             return self.transform(*self.dataset[index])
+        finally:
+            torch.set_rng_state(before)  # the model's own random numbers (dropout) go on as if nothing was drawn
 
 
 def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, workers: int) -> DataLoader:
