@@ -1,4 +1,4 @@
-"""The command line: python -m detr_mini list | pretrain | train | evaluate | detect."""
+"""The command line: python -m detr_mini list | pretrain | train | evaluate | detect | race."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_evaluate(commands)
     add_detect(commands)
+    add_race(commands)
     return root
 
 
@@ -98,6 +99,21 @@ def add_detect(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=run_detect)
 
 
+def add_race(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "race", help="train detectors on the same scenes with several seeds, and record their curves",
+        description="Train detectors on the same 4,000 scenes and record average precision on 400 held-out ones. "
+        "A run whose file is there is not repeated.",
+    )
+    command.add_argument("--detectors", nargs="+", default=["detr"], help="see `list` (default: detr)")
+    command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    command.add_argument("--steps", type=int, help="training steps (default: each recipe's own)")
+    command.add_argument("--every", type=int, default=250, help="steps between evaluations (default: %(default)s)")
+    command.add_argument("--to", type=Path, default=Path("runs/race"), help="folder for the curves (%(default)s)")
+    command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
+    command.set_defaults(run=run_race)
+
+
 # -- the commands ---------------------------------------------------------------------------------------------
 
 
@@ -172,6 +188,18 @@ def run_detect(options: argparse.Namespace) -> None:
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         kept, written = save_detections(picture, found, facts["classes"], options.threshold, options.to, path.stem)
         print(f"{path}: {kept} found -> {written}")
+
+
+def run_race(options: argparse.Namespace) -> None:
+    """Run what is missing and print one line per run."""
+    from detr_mini.course.race import race
+
+    every = positive(options.every, "--every")
+    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights)
+    for path in files:
+        last = json.loads(path.read_text().splitlines()[-1])
+        said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"
+        print(f"{path.stem}: {said}")
 
 
 # -- from options to objects ------------------------------------------------------------------------------------

@@ -1,0 +1,126 @@
+"""The race: detectors on the same scenes, with the same loss and the same number of steps, over several seeds.
+
+    python -m detr_mini race --detectors detr --seeds 0 1 2 --steps 2500 --to data/runs/scenes
+
+Every run leaves one file, DETECTOR-seedN.jsonl. Its first line says where the figures come from (command, commit,
+machine, recipe); each further line is one evaluation. A run whose file is there is not repeated, so a race that was
+stopped goes on when the same command is given again.
+"""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from detr_mini import zoo
+from detr_mini.checkpoints import save_weights
+from detr_mini.data.scenes import Scenes
+from detr_mini.detr import Detr
+from detr_mini.evaluation import AveragePrecision, evaluate
+from detr_mini.files import atomic
+from detr_mini.recipes import Recipe
+from detr_mini.training import describe, fit
+
+HELD_OUT_SEED = 1_000_003  # no training seed comes near it
+
+
+def race(
+    detectors: list[str], seeds: list[int], steps: int | None, folder: Path, every: int = 250,
+    weights: Path | None = None,
+) -> list[Path]:
+    """Run every detector with every seed; returns the files, old and new.
+
+    steps: training steps, None for each recipe's own. every: steps between evaluations on 400 held-out scenes.
+    weights: a folder for the final weights of each detector's first seed, in half precision.
+    Raises ValueError for an unknown detector, before anything is trained.
+    """
+    recipes = {name: scenes_recipe(name, steps) for name in detectors}
+    files = []
+    for name in detectors:
+        for seed in seeds:
+            path = folder / f"{name}-seed{seed}.jsonl"
+            if not path.is_file():
+                keep = weights / f"{name}.safetensors" if weights and seed == seeds[0] else None
+                run(name, recipes[name], seed, path, every, keep)
+            files.append(path)
+    return files
+
+
+def scenes_recipe(name: str, steps: int | None) -> Recipe:
+    """A detector's recipe for scenes, with another number of steps where one is given."""
+    recipe = zoo.recipe(name, "scenes")
+    return replace(recipe, train=replace(recipe.train, steps=steps)) if steps else recipe
+
+
+def run(name: str, recipe: Recipe, seed: int, path: Path, every: int, weights: Path | None) -> None:
+    """Train one detector once and write its file."""
+    train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
+    results: list[dict] = []
+
+    def measure(detector: Detr) -> AveragePrecision:
+        result = evaluate(detector, held_out, recipe.data, batch_size=50)
+        results.append(result.to_dict())
+        print(f"{name} seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}", flush=True)
+        return result
+
+    torch.manual_seed(seed)
+    model = zoo.build(name, "scenes", recipe.model)
+    done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, seed=seed, progress=False)
+    lines = [provenance(name, recipe, seed), *evaluations(done.history, results)]
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if weights:
+        last = lines[-1]
+        facts = describe(train_set, recipe) | {"steps": last["step"], "seed": seed, "ap50": last["ap50"]}
+        save_weights(model, weights, half=True, **facts)
+
+
+def evaluations(history: list[dict], results: list[dict]) -> list[dict]:
+    """One line per evaluation: step, training seconds so far, mean loss since the one before, and COCO's figures."""
+    lines, losses, seconds = [], [], 0.0
+    figures = iter(results)
+    for line in history:
+        losses.append(line["loss"])
+        seconds += line["seconds"]
+        if "ap" in line:
+            mean = sum(losses) / len(losses)
+            lines.append({"step": line["step"], "seconds": round(seconds, 1), "loss": round(mean, 4)} | next(figures))
+            losses = []
+    return lines
+
+
+def provenance(name: str, recipe: Recipe, seed: int) -> dict:
+    """Where a run's figures come from."""
+    return {
+        "detector": name,
+        "seed": seed,
+        "command": f"python -m detr_mini {shlex.join(sys.argv[1:])}",
+        "commit": commit(),
+        "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "recipe": asdict(recipe),
+    }
+
+
+def commit() -> str | None:
+    """The commit that the code is at, with a + when files differ from it; None outside a git checkout."""
+    try:
+        here = Path(__file__).parent
+        said = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    return said.stdout.strip() or None
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it, or what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()
