@@ -147,6 +147,17 @@ class SmallBackbone(nn.Module):
         return self
 
 
+def normed_projection(before: int, after: int, kernel: int = 1) -> nn.Sequential:
+    """Convolution and GroupNorm in 32 groups: (B, before, H, W) -> (B, after, H, W); a 3x3 kernel halves the map.
+
+    Deformable DETR and Anchor DETR bring the backbone's maps to the model's width with it.
+    """
+    convolution = nn.Conv2d(before, after, kernel, stride=1 if kernel == 1 else 2, padding=kernel // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return nn.Sequential(convolution, nn.GroupNorm(32, after))
+
+
 def padding_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """The images' padding mask at the size of a feature map, nearest: (B, H, W) bool -> (B, h, w) bool."""
     return F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()

@@ -19,7 +19,7 @@ from torch import Tensor
 from detr_mini import zoo
 from detr_mini.detr import Detr
 from detr_mini.files import atomic
-from detr_mini.key_maps import KEY_MAPS, recognise, translate
+from detr_mini.key_maps import KEY_MAPS, KeyMap, recognise, translate
 
 FORMAT = "detr_mini 1"
 
@@ -108,16 +108,30 @@ def load_official(model: Detr, state: dict[str, Tensor]) -> Detr:
     if found != model.system:
         what = f"a checkpoint of {found}" if found else "no checkpoint of a detector we know"
         raise CheckpointError(f"this is {what}, and the model is {model.system}: build the model that fits it")
-    ours, unknown = {}, {}
-    for name, tensor in state.items():
-        names = translate(name, KEY_MAPS[model.system])
-        if names is None:
-            unknown[name] = tensor
-        else:
-            ours |= zip(names, tensor.chunk(len(names)), strict=False)
-    check_names(model.state_dict(), ours | unknown, "the official checkpoint")
+    wanted = model.state_dict()
+    ours = rename(state, KEY_MAPS[model.system], wanted)
+    check_names(wanted, ours, "the official checkpoint")
     model.load_state_dict(ours)
     return model
+
+
+def rename(state: dict[str, Tensor], key_map: KeyMap, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An official state dict under our names; a name that the map does not know stays as it is.
+
+    Official files repeat a tensor under several names. CheckpointError when such copies differ: then the checkpoint's
+    layers have tensors of their own where the model's share one.
+    """
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        names = translate(name, key_map, wanted) or [name]
+        for one, part in zip(names, tensor.chunk(len(names)), strict=False):
+            if one in ours and not torch.equal(ours[one], part):
+                raise CheckpointError(
+                    f"{name} differs from another tensor of the checkpoint, and the model has one for both ({one}): "
+                    "build the model with the options that the checkpoint was trained with"
+                )
+            ours[one] = part
+    return ours
 
 
 def strip(name: str) -> str:
@@ -147,7 +161,7 @@ def to_official(system: str, tensors: dict[str, Tensor], official: list[str]) ->
     """
     result: dict[str, Tensor] = {}
     for name in official:
-        names = translate(name, KEY_MAPS[system])
+        names = translate(name, KEY_MAPS[system], tensors)
         if names is None:
             raise CheckpointError(f"{name} is not a name of an official {system} checkpoint")
         if all(part in tensors for part in names):

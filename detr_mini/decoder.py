@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detr_mini.attention import MultiHeadAttention, padding_bias
@@ -134,11 +135,13 @@ class Decoder(Traced):
         return self.class_head(hidden)
 
     def record_layers(self, seen: list[Queries]) -> None:
-        """Hand the queries of every layer to an open trace."""
+        """Hand the queries of every layer to an open trace; where later references are boxes, a point has size 0."""
         if self.trace is not None:
             self.record(content=torch.stack([queries.content for queries in seen]))
             if seen[0].reference is not None:
-                self.record(reference=torch.stack([queries.reference for queries in seen]))
+                references = [queries.reference for queries in seen]  # [(B, Q, 2 or 4)]
+                width = references[-1].shape[-1]
+                self.record(reference=torch.stack([F.pad(r, (0, width - r.shape[-1])) for r in references]))
 
     # -- the five seams -----------------------------------------------------------------------------------
 

@@ -62,9 +62,17 @@ class Detr(Traced):
         return self.decoder(memory, grid)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """The projected maps, one per level: (B, 3, H, W) -> [(B, d, h, w)]."""
+        """The projected maps, one per level: (B, 3, H, W) -> [(B, d, h, w)].
+
+        A variant may have more projections than the backbone has maps: each makes one more level of the one before.
+        """
         maps = self.backbone(images)
-        return [project(features) for project, features in zip(self.input_proj, maps, strict=True)]
+        projected = [project(features) for project, features in zip(self.input_proj, maps, strict=False)]
+        coarsest = maps[-1]
+        for project in self.input_proj[len(maps):]:
+            coarsest = project(coarsest)
+            projected.append(coarsest)
+        return projected
 
     def tokenize(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Grid]:
         """Images to tokens (B, HW, d), and the grid that says where each token sits."""

@@ -2,10 +2,13 @@
 
 Each line is (official name, our name). `*` stands for one part of a name (a layer's number, "weight"), `**` for all
 the rest, in the same order on both sides. Braces list several of our tensors that the official one stacks along its
-first axis: `in_proj_weight` is query, key and value in one. The first line that fits a name is used.
+first axis: `in_proj_weight` is query, key and value in one. `#` stands for a layer's number that our name has not: the
+official file repeats there what all layers share. The first line that fits a name, and whose tensors the model has, is
+used.
 """
 
 import re
+from collections.abc import Collection
 from itertools import product
 
 KeyMap = list[tuple[str, str]]
@@ -65,6 +68,33 @@ DAB: KeyMap = [
     ("transformer.decoder.ref_anchor_head.**", "decoder.size_head.**"),
     ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),  # the same tensors as bbox_embed
 ]
+SAMPLED: KeyMap = [  # Deformable DETR's attention: names of its linear layers, official and ours
+    (f"transformer.{part}.layers.*.{official_attention}.{official}.*", f"{part}.layers.*.{attention}.{ours}.*")
+    for part, official_attention, attention in (
+        ("encoder", "self_attn", "self_attention"), ("decoder", "cross_attn", "cross_attention"),
+    )
+    for official, ours in (
+        ("sampling_offsets", "offsets"), ("attention_weights", "scores"), ("value_proj", "value"),
+        ("output_proj", "output"),
+    )
+]
+DEFORMABLE: KeyMap = SAMPLED + [
+    ("transformer.level_embed", "level_embed"),
+    ("transformer.decoder.layers.*.norm1.*", "decoder.layers.*.norm2.*"),  # after cross-attention
+    ("transformer.decoder.layers.*.norm2.*", "decoder.layers.*.norm1.*"),  # after self-attention
+    ("transformer.reference_points.*", "decoder.reference_head.*"),
+    ("transformer.enc_output.*", "decoder.first_stage.proposal.*"),
+    ("transformer.enc_output_norm.*", "decoder.first_stage.proposal_norm.*"),
+    ("transformer.pos_trans.*", "decoder.first_stage.place.*"),
+    ("transformer.pos_trans_norm.*", "decoder.first_stage.place_norm.*"),
+    ("class_embed.**", "decoder.class_head.**"),
+    ("class_embed.#.**", "decoder.class_head.0.**"),
+    ("bbox_embed.**", "decoder.box_head.**"),
+    ("bbox_embed.#.**", "decoder.box_head.0.**"),
+    ("transformer.decoder.class_embed.**", "decoder.class_head.**"),  # the same tensors as class_embed
+    ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),
+    ("input_proj.**", "input_proj.**"),
+]
 SAM: KeyMap = SEPARATE + [
     ("transformer.decoder.layers.*.ca_qpos_sine_proj.**", "decoder.layers.*.cross_attention.query_position.**"),
     ("transformer.decoder.layers.*.ca_kpos_sine_proj.**", "decoder.layers.*.cross_attention.key_position.**"),
@@ -83,6 +113,7 @@ SAM: KeyMap = SEPARATE + [
 KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
     "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
+    "deformable": BACKBONE + DEFORMABLE + ENCODER + DECODER + HEADS,
     "dab": BACKBONE + ENCODER + DAB + CONDITIONAL + DECODER + HEADS + INPUT,
     "sam": BACKBONE + ENCODER + SAM + DECODER + HEADS,
 }
@@ -106,16 +137,23 @@ def recognise(names: list[str]) -> str | None:
     return next((system for part, system in FINGERPRINTS if any(part in name for name in names)), None)
 
 
-def translate(name: str, key_map: KeyMap) -> list[str] | None:
-    """Our names for one official name: one, or several where it stacks several; None when no line fits."""
-    for official, ours in key_map:
-        pattern = re.escape(official).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+?)")
-        match = re.fullmatch(pattern, name)
-        if match:
-            for part in match.groups():
-                ours = re.sub(r"\*\*?", part, ours, count=1)
-            return expand(ours)
-    return None
+def translate(name: str, key_map: KeyMap, known: Collection[str] = ()) -> list[str] | None:
+    """Our names for one official name: one, or several where it stacks several; None when no line fits.
+
+    known: the names that the model has. Of several lines that fit, the first with known names only is used, and when
+    there is none, the first.
+    """
+    fits = [names for line in key_map if (names := apply_line(name, *line))]
+    return next((names for names in fits if all(one in known for one in names)), fits[0] if fits else None)
+
+
+def apply_line(name: str, official: str, ours: str) -> list[str]:
+    """Our names by one line of a map; empty when the line does not fit the name."""
+    pattern = re.escape(official).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+?)").replace(r"\#", r"\d+")
+    match = re.fullmatch(pattern, name)
+    for part in match.groups() if match else ():
+        ours = re.sub(r"\*\*?", part, ours, count=1)
+    return expand(ours) if match else []
 
 
 def expand(name: str) -> list[str]:

@@ -33,6 +33,23 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True)
+class DeformableModel(ModelRecipe):
+    """Deformable DETR. levels: feature maps (1 = C5; 4 = C3 to C5 and one more). points: samples per head and level.
+
+    refine: every layer corrects the box and has heads of its own. two_stage: the encoder's tokens propose the boxes
+    that become queries; needs refine.
+    """
+
+    feed_forward: int = 1024
+    queries: int = 300
+    head: str = "focal"
+    levels: int = 4
+    points: int = 4
+    refine: bool = False
+    two_stage: bool = False
+
+
+@dataclass(frozen=True)
 class DabModel(ModelRecipe):
     """DAB-DETR. queries: anchor boxes. patterns: learned contents, each put at every anchor; 0 = content zero.
 
@@ -148,6 +165,14 @@ CONDITIONAL_COCO = Recipe(
     ModelRecipe(queries=300, head="focal"), FOCAL_LOSS, train=TrainRecipe(batch=16, epochs=50, drop=40 / 50)
 )
 CONDITIONAL_SCENES = DETR_SCENES
+
+
+# Deformable DETR: the authors' defaults; batch 32, lr drops after epoch 40. References and offsets learn slowly.
+DEFORMABLE_TRAIN = TrainRecipe(
+    lr=2e-4, backbone_lr=2e-5, batch=32, epochs=50, drop=40 / 50, slow=("reference_head", "offsets")
+)
+DEFORMABLE_COCO = Recipe(DeformableModel(), FOCAL_LOSS, train=DEFORMABLE_TRAIN)
+DEFORMABLE_SCENES = replace(DETR_SCENES, model=DeformableModel(**asdict(SCENES_MODEL), levels=1, refine=True))
 
 
 # DAB-DETR: the authors' defaults; class weight 1 in the loss, 2 in the matching.

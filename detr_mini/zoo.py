@@ -7,6 +7,7 @@ from detr_mini.detr import Detr
 from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
+from detr_mini.variants.deformable import DeformableDetr
 from detr_mini.variants.sam import SamDetr
 
 PRESETS = ("scenes", "coco")
@@ -37,6 +38,13 @@ ENTRIES: dict[str, Entry] = {
         "what a query looks for and where it looks are compared separately",
         recipes.CONDITIONAL_SCENES,
         recipes.CONDITIONAL_COCO,
+    ),
+    "deformable": Entry(
+        DeformableDetr,
+        "Zhu et al. 2021, Deformable DETR: Deformable Transformers for End-to-End Object Detection",
+        "a query looks at a few places that it chooses near a reference, on all scales",
+        recipes.DEFORMABLE_SCENES,
+        recipes.DEFORMABLE_COCO,
     ),
     "dab": Entry(
         DabDetr,

@@ -24,6 +24,7 @@ from systems import BUILDERS, NUMBERS, OBSERVERS, Pass  # noqa: E402
 from detr_mini.checkpoints import load_official, to_official  # noqa: E402
 from detr_mini.detr import Detr  # noqa: E402
 from detr_mini.losses import SetCriterion  # noqa: E402
+from detr_mini.matching import Matches  # noqa: E402
 from detr_mini.recipes import LossRecipe  # noqa: E402
 from detr_mini.trace import AttentionTrace  # noqa: E402
 
@@ -142,15 +143,18 @@ def observe(case: Case, model: Detr) -> tuple[dict[str, Tensor], dict[str, float
     seen, system = Pass(model, output, trace, targets, criterion.matches), case.facts["system"]
     arrays = common_arrays(case, model, output, watch, trace) | backbone_arrays(model, images)
     arrays |= OBSERVERS[system](seen) if system in OBSERVERS else {}
-    pairs = criterion.matches.pairs
-    matched = {
-        f"layer{layer}": [[list(pair) for pair in pairs(layer, image)] for image in range(len(images))]
-        for layer in range(len(output.logits))
-    }
+    matched = {f"layer{layer}": pairs(criterion.matches, layer, len(images)) for layer in range(len(output.logits))}
+    if output.proposals is not None:
+        matched["encoder"] = pairs(criterion.proposal_matches, 0, len(images))
     numbers = {name: float(value.detach()) for name, value in losses.items()} | {"total_loss": float(total.detach())}
     numbers |= NUMBERS[system](seen) if system in NUMBERS else {}
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return arrays, numbers, matched, gradients
+
+
+def pairs(matches: Matches, layer: int, images: int) -> list[list[list[int]]]:
+    """Per image the matched [query, target] pairs of one layer."""
+    return [[list(pair) for pair in matches.pairs(layer, image)] for image in range(images)]
 
 
 def common_arrays(case: Case, model: Detr, output, watch: Watch, trace: AttentionTrace) -> dict[str, Tensor]:

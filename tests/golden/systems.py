@@ -8,16 +8,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.matching import Matches
-from detr_mini.recipes import DabModel, ModelRecipe, SamModel
+from detr_mini.recipes import DabModel, DeformableModel, ModelRecipe, SamModel
 from detr_mini.trace import AttentionTrace
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
+from detr_mini.variants.deformable import DeformableDetr
 from detr_mini.variants.sam import SamDetr
 
 
@@ -50,6 +52,40 @@ def conditional_arrays(seen: Pass) -> dict[str, Tensor]:
     return {
         "reference_points": seen.trace["decoder"].reference[0, :, :10],
         "query_scale_first16": recorded(seen.trace, "cross_attention", "place_scale", first=1)[:, 0, 0, :16],
+    }
+
+
+def deformable_detr(facts: dict) -> Detr:
+    refine, two_stage = facts["mode"] in ("refine", "twostage"), facts["mode"] == "twostage"
+    levels = facts["architecture"]["num_feature_levels"]
+    return DeformableDetr(DeformableModel(dropout=0.0, levels=levels, refine=refine, two_stage=two_stage))
+
+
+def deformable_arrays(seen: Pass) -> dict[str, Tensor]:
+    trace, refine = seen.trace, seen.model.recipe.refine
+    entered = trace["decoder"].reference  # per layer, the reference with which it was entered
+    after = [entered[1:], seen.output.boxes[-1:].detach()] if refine else [entered]
+    arrays = {
+        "init_reference": entered[0][:, :10, : 4 if seen.model.recipe.two_stage else 2],
+        "inter_references": torch.cat(after)[:, :, :10],
+    }
+    places = {"enc_first_token0": "encoder.layers.0.self_attention", "dec_first": "decoder.layers.0.cross_attention",
+              "dec_last": f"decoder.layers.{len(entered) - 1}.cross_attention"}
+    for place, name in places.items():
+        arrays[f"sampling_loc_{place}"] = trace[name].locations[:, 0]  # (B, heads, levels, points, 2)
+        arrays[f"sampling_weight_{place}"] = trace[name].weights[:, 0]
+    return arrays | (first_stage_arrays(seen) if seen.model.recipe.two_stage else {})
+
+
+def first_stage_arrays(seen: Pass) -> dict[str, Tensor]:
+    record, (logits, boxes, _) = seen.trace["decoder.first_stage"], seen.output.proposals
+    ranked = logits[0, ..., 0].gather(1, record.chosen)  # (B, Q)
+    return {
+        "topk_index": record.chosen,
+        "topk_logit_first32": ranked[:, :32],
+        "enc_boxes_first10": boxes[0, :, :10],
+        "enc_logits_first16": logits[0].flatten(1)[:, :16],
+        "enc_invalid": torch.from_numpy(np.packbits(~record.usable.numpy(), axis=1)),
     }
 
 
@@ -103,12 +139,14 @@ def sam_arrays(seen: Pass) -> dict[str, Tensor]:
 BUILDERS: dict[str, Callable[[dict], Detr]] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
+    "deformable_detr": deformable_detr,
     "dab_detr": dab_detr,
     "sam_detr": sam_detr,
 }
 
 OBSERVERS: dict[str, Callable[[Pass], dict[str, Tensor]]] = {
     "conditional_detr": conditional_arrays,
+    "deformable_detr": deformable_arrays,
     "dab_detr": dab_arrays,
     "sam_detr": sam_arrays,
 }
