@@ -1,14 +1,18 @@
 """The files around the package say the same: pyproject.toml, environment.yml, constraints, Makefile, README."""
 
 import os
+import random
 import re
+import socket
 import subprocess
 import tempfile
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -216,3 +220,25 @@ def test_line_ends_are_line_feeds() -> None:
     """No carriage return in a text file: hashes and notebook comparisons read bytes."""
     texts = [path for path in tracked() if path.suffix not in BINARY]
     assert [str(path) for path in texts if b"\r\n" in (ROOT / path).read_bytes()] == []
+
+
+# --- the ground that tests stand on (tests/conftest.py) ---------------------------------------------------
+
+
+def test_tests_reach_no_network_but_loopback() -> None:
+    """A connection or a look-up that leaves the machine fails at once and says why; loopback works."""
+    with socket.socket() as client, pytest.raises(OSError, match="tests have no network: connect to 192.0.2.1"):
+        client.connect(("192.0.2.1", 80))
+    with pytest.raises(OSError, match="tests have no network: look up example.org"):
+        socket.create_connection(("example.org", 80), timeout=1)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.connect(server.getsockname())
+        assert client.getpeername() == server.getsockname()
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_every_test_starts_from_the_same_numbers(turn: int) -> None:
+    """The same draws in both turns, from all three generators."""
+    drawn = random.random(), float(np.random.rand()), float(torch.rand(1))
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    assert drawn == (random.random(), float(np.random.rand()), float(torch.rand(1)))
