@@ -82,11 +82,13 @@ def test_boxes_are_those_of_the_file(tmp_path):
 
 def test_annotations_out_of_order_reach_their_images(tmp_path):
     images = [{"id": i, "file_name": "a.png", "width": 20, "height": 10} for i in (30, 10, 20)]
-    places = ((20, 1), (30, 2), (20, 3), (10, 4))
-    mixed = [{"image_id": i, "category_id": 4, "bbox": [x, 0, 2, 2]} for i, x in places]
+    owners = torch.randint(0, 3, (300,)).tolist()
+    mixed = [{"image_id": (10, 20, 30)[k], "category_id": 4, "bbox": [i / 20, 0, 2, 2]}
+             for i, k in enumerate(owners)]
     data = CocoFolder.open(folder(tmp_path, images, mixed))
-    lefts = {data[i][1]["image_id"]: pixel_boxes(data[i][1])[:, 0].round().tolist() for i in range(3)}
-    assert lefts == {30: [2], 10: [4], 20: [1, 3]}
+    for index, owner in enumerate((2, 0, 1)):  # and in the order of the file
+        lefts = (pixel_boxes(data[index][1])[:, 0] * 20).round().int().tolist()
+        assert lefts == [i for i, k in enumerate(owners) if k == owner]
 
 
 def test_negative_index_and_past_the_end():
