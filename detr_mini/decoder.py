@@ -83,8 +83,8 @@ class DecoderLayer(nn.Module):
 class Decoder(Traced):
     """DETR's decoder with its two heads.
 
-    Forward: memory (B, HW, d), grid -> DetectorOutput of all layers. Records `reference` (L, B, Q, 2 or 4), where a
-    detector has references, and `content` (L, B, Q, d) for an open trace.
+    Forward: memory (B, HW, d), grid -> DetectorOutput of all layers. Records `content` and `position` (L, B, Q, d)
+    and, where a detector has references, `reference` (L, B, Q, 2 or 4) for an open trace.
     """
 
     def __init__(self, recipe: ModelRecipe) -> None:
@@ -138,6 +138,7 @@ class Decoder(Traced):
         """Hand the queries of every layer to an open trace; where later references are boxes, a point has size 0."""
         if self.trace is not None:
             self.record(content=torch.stack([queries.content for queries in seen]))
+            self.record(position=torch.stack([queries.position for queries in seen]))
             if seen[0].reference is not None:
                 references = [queries.reference for queries in seen]  # [(B, Q, 2 or 4)]
                 width = references[-1].shape[-1]

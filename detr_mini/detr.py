@@ -57,7 +57,7 @@ class Detr(Traced):
             shapes = tuple(images.shape), tuple(mask.shape)
             raise ValueError(f"images and mask have shapes {shapes}: expected (B, 3, H, W) and (B, H, W)")
         tokens, grid = self.tokenize(images, mask)  # (B, HW, d)
-        self.record(shapes=grid.shapes, padding_mask=grid.padding_mask)
+        self.record(shapes=grid.shapes, padding_mask=grid.padding_mask, position=grid.position)
         memory = self.encoder(tokens, grid)  # (B, HW, d)
         return self.decoder(memory, grid)
 

@@ -95,6 +95,36 @@ DEFORMABLE: KeyMap = SAMPLED + [
     ("transformer.decoder.bbox_embed.**", "decoder.box_head.**"),
     ("input_proj.**", "input_proj.**"),
 ]
+DECOUPLED = "{query_row,query_column,key_row,key_column,value}"
+ANCHOR: KeyMap = [("backbone.body.**", "backbone.body.**")] + [
+    line
+    for kind in (STACKED, DECOUPLED)
+    for line in (
+        ("transformer.encoder_layers.*.self_attn.in_proj_*", f"encoder.layers.*.self_attention.{kind}.*"),
+        ("transformer.decoder_layers.*.cross_attn.in_proj_*", f"decoder.layers.*.cross_attention.{kind}.*"),
+    )
+] + [
+    ("transformer.encoder_layers.*.self_attn.out_proj.*", "encoder.layers.*.self_attention.output.*"),
+    ("transformer.encoder_layers.*.norm1.*", "encoder.layers.*.norm1.*"),
+    ("transformer.encoder_layers.*.ffn.norm2.*", "encoder.layers.*.feed_forward.norm.*"),
+    ("transformer.encoder_layers.*.ffn.**", "encoder.layers.*.feed_forward.**"),
+    ("transformer.decoder_layers.*.self_attn.in_proj_*", f"decoder.layers.*.self_attention.{STACKED}.*"),
+    ("transformer.decoder_layers.*.self_attn.out_proj.*", "decoder.layers.*.self_attention.output.*"),
+    ("transformer.decoder_layers.*.cross_attn.out_proj.*", "decoder.layers.*.cross_attention.output.*"),
+    ("transformer.decoder_layers.*.norm1.*", "decoder.layers.*.norm2.*"),  # after cross-attention
+    ("transformer.decoder_layers.*.norm2.*", "decoder.layers.*.norm1.*"),  # after self-attention
+    ("transformer.decoder_layers.*.ffn.norm2.*", "decoder.layers.*.feed_forward.norm.*"),
+    ("transformer.decoder_layers.*.ffn.**", "decoder.layers.*.feed_forward.**"),
+    ("transformer.pattern.weight", "decoder.patterns.weight"),
+    ("transformer.position.weight", "decoder.points.weight"),
+    ("transformer.adapt_pos2d.0.*", "grid_position.points.layers.0.*"),
+    ("transformer.adapt_pos2d.2.*", "grid_position.points.layers.1.*"),
+    ("transformer.adapt_pos1d.0.*", "grid_position.lines.layers.0.*"),
+    ("transformer.adapt_pos1d.2.*", "grid_position.lines.layers.1.*"),
+    ("transformer.class_embed.#.**", "decoder.class_head.**"),
+    ("transformer.bbox_embed.#.**", "decoder.box_head.**"),
+    ("input_proj.**", "input_proj.**"),
+]
 SAM: KeyMap = SEPARATE + [
     ("transformer.decoder.layers.*.ca_qpos_sine_proj.**", "decoder.layers.*.cross_attention.query_position.**"),
     ("transformer.decoder.layers.*.ca_kpos_sine_proj.**", "decoder.layers.*.cross_attention.key_position.**"),
@@ -114,6 +144,7 @@ KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
     "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
     "deformable": BACKBONE + DEFORMABLE + ENCODER + DECODER + HEADS,
+    "anchor": ANCHOR,
     "dab": BACKBONE + ENCODER + DAB + CONDITIONAL + DECODER + HEADS + INPUT,
     "sam": BACKBONE + ENCODER + SAM + DECODER + HEADS,
 }

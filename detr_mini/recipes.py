@@ -50,6 +50,21 @@ class DeformableModel(ModelRecipe):
 
 
 @dataclass(frozen=True)
+class AnchorModel(ModelRecipe):
+    """Anchor DETR. queries: anchor points. patterns: queries at every point, so there are queries * patterns in all.
+
+    decoupled: row-column attention (RCDA) in the encoder and in cross-attention; False: DETR's attention.
+    """
+
+    feed_forward: int = 1024
+    dropout: float = 0.0
+    queries: int = 300
+    head: str = "focal"
+    patterns: int = 3
+    decoupled: bool = True
+
+
+@dataclass(frozen=True)
 class DabModel(ModelRecipe):
     """DAB-DETR. queries: anchor boxes. patterns: learned contents, each put at every anchor; 0 = content zero.
 
@@ -173,6 +188,11 @@ DEFORMABLE_TRAIN = TrainRecipe(
 )
 DEFORMABLE_COCO = Recipe(DeformableModel(), FOCAL_LOSS, train=DEFORMABLE_TRAIN)
 DEFORMABLE_SCENES = replace(DETR_SCENES, model=DeformableModel(**asdict(SCENES_MODEL), levels=1, refine=True))
+
+
+# Anchor DETR: the authors' defaults on eight GPUs, one image on each; lr drops after epoch 40.
+ANCHOR_COCO = Recipe(AnchorModel(), FOCAL_LOSS, train=TrainRecipe(batch=8, epochs=50, drop=40 / 50))
+ANCHOR_SCENES = replace(DETR_SCENES, model=AnchorModel(**asdict(SCENES_MODEL), patterns=1))
 
 
 # DAB-DETR: the authors' defaults; class weight 1 in the loss, 2 in the matching.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from detr_mini import recipes
 from detr_mini.detr import Detr
 from detr_mini.recipes import ModelRecipe, Recipe
+from detr_mini.variants.anchor import AnchorDetr
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
 from detr_mini.variants.deformable import DeformableDetr
@@ -45,6 +46,13 @@ ENTRIES: dict[str, Entry] = {
         "a query looks at a few places that it chooses near a reference, on all scales",
         recipes.DEFORMABLE_SCENES,
         recipes.DEFORMABLE_COCO,
+    ),
+    "anchor": Entry(
+        AnchorDetr,
+        "Wang et al. 2022, Anchor DETR: Query Design for Transformer-Based Object Detection",
+        "a query is a point that asks in several patterns; attention goes along rows and columns",
+        recipes.ANCHOR_SCENES,
+        recipes.ANCHOR_COCO,
     ),
     "dab": Entry(
         DabDetr,

@@ -96,7 +96,7 @@ class DeformableDecoder(Decoder):
 
     @torch.no_grad()
     def update_reference(self, layer: DecoderLayer, queries: Queries) -> Tensor:
-        """With refinement the box just decoded, without gradient (section 4.3 and appendix A.4)."""
+        """With refinement the box just decoded, without gradient (appendix A.4)."""
         return self.decode_box(layer, queries.content, queries) if self.recipe.refine else queries.reference
 
 

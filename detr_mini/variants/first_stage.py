@@ -1,6 +1,6 @@
 """The first of two stages: the encoder's tokens propose boxes, and the best of them become the queries.
 
-Deformable DETR's two-stage form (Zhu et al. 2021, section 4.3 and appendix A.4). A learned query starts with the same
+Deformable DETR's two-stage form (Zhu et al. 2021, appendix A.4). A learned query starts with the same
 box for every image; a proposal starts where this image has something.
 """
 

@@ -165,9 +165,10 @@ def common_arrays(case: Case, model: Detr, output, watch: Watch, trace: Attentio
     arrays |= samples("dec_out", trace["decoder"].content)
     for level, projected in enumerate(watch.outputs["proj"]):
         arrays |= whole(f"proj{level}", projected)
-    positions = watch.outputs["position"]  # per level (B, H, W, d)
-    arrays["pos_probe"] = torch.stack([position[1, 1, 2] for position in positions])
-    arrays["pos_first"] = positions[0][0, 0, 0]
+    if "pos_probe" in case.arrays:
+        positions = watch.outputs["position"]  # per level (B, H, W, d)
+        arrays["pos_probe"] = torch.stack([position[1, 1, 2] for position in positions])
+        arrays["pos_first"] = positions[0][0, 0, 0]
     memory, hidden = watch.outputs["memory"][0], trace[""].padding_mask  # (B, HW, d), (B, HW)
     valid = [one[~padding] for one, padding in zip(memory, hidden, strict=True)]
     arrays["memory_valid_mean"] = torch.stack([v.mean() for v in valid])

@@ -15,8 +15,9 @@ from torch import Tensor
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.matching import Matches
-from detr_mini.recipes import DabModel, DeformableModel, ModelRecipe, SamModel
+from detr_mini.recipes import AnchorModel, DabModel, DeformableModel, ModelRecipe, SamModel
 from detr_mini.trace import AttentionTrace
+from detr_mini.variants.anchor import AnchorDetr
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
 from detr_mini.variants.deformable import DeformableDetr
@@ -89,6 +90,26 @@ def first_stage_arrays(seen: Pass) -> dict[str, Tensor]:
     }
 
 
+def anchor_detr(facts: dict) -> Detr:
+    return AnchorDetr(AnchorModel(decoupled=facts["architecture"]["attention_type"] == "RCDA"))
+
+
+def anchor_arrays(seen: Pass) -> dict[str, Tensor]:
+    layers, position = len(seen.output.boxes), seen.trace[""].position
+    if not seen.model.recipe.decoupled:
+        return {"posemb_2d_first16": position[0, 0, :16]}  # cell (0, 0)
+    rows, columns = position.split(list(seen.trace[""].shapes[0]), dim=1)  # (B, H, d), (B, W, d)
+    arrays = {
+        "posemb_row_probe": columns[1, 2], "posemb_col_probe": rows[1, 1],
+        "posemb_2d_first16": seen.trace["decoder"].position[0, 0, 0, :16],  # point 0
+    }
+    for place, layer in (("first", 0), ("last", layers - 1)):
+        record = seen.trace[f"decoder.layers.{layer}.cross_attention"]
+        arrays[f"xattn_row_{place}"] = record.row_weights[:, 0, 0]
+        arrays[f"xattn_col_{place}"] = record.column_weights[:, 0, 0]
+    return arrays
+
+
 def dab_detr(facts: dict) -> Detr:
     return DabDetr(DabModel(patterns=facts["architecture"]["num_patterns"]))
 
@@ -140,6 +161,7 @@ BUILDERS: dict[str, Callable[[dict], Detr]] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
     "deformable_detr": deformable_detr,
+    "anchor_detr": anchor_detr,
     "dab_detr": dab_detr,
     "sam_detr": sam_detr,
 }
@@ -147,6 +169,7 @@ BUILDERS: dict[str, Callable[[dict], Detr]] = {
 OBSERVERS: dict[str, Callable[[Pass], dict[str, Tensor]]] = {
     "conditional_detr": conditional_arrays,
     "deformable_detr": deformable_arrays,
+    "anchor_detr": anchor_arrays,
     "dab_detr": dab_arrays,
     "sam_detr": sam_arrays,
 }
