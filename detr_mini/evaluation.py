@@ -107,7 +107,8 @@ def _check(image_id: int, found: dict[str, Tensor], classes: int) -> None:
     if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
         raise ValueError(f"image {image_id}: predictions hold a score or box that is nan or infinite")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise ValueError(f"image {image_id}: predictions hold a label outside 0 to {classes - 1}")
+        wanted = f"a label outside 0 to {classes - 1}; they come from a detector of other classes"
+        raise ValueError(f"image {image_id}: predictions hold {wanted}")
 
 
 def _detections(image_id: int, found: dict[str, Tensor], label_to_category: dict[int, int]) -> list[dict]:
