@@ -145,6 +145,7 @@ def run_train(options: argparse.Namespace) -> None:
     val_set = train_set if options.val_split == options.split else open_data(
         options.data, options.val_split, SCENES_HELD_OUT, None, scenes=400
     )
+    same_labels(train_set, val_set)
     recipe = recipe_of(options, len(train_set.classes))
     model = build_model(options, recipe)
     run = fit(
@@ -224,6 +225,16 @@ def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int =
         return Scenes(limit or scenes, seed)
     dataset = CocoFolder.open(Path(data), split)
     return First(dataset, limit) if limit else dataset
+
+
+def same_labels(train_set, val_set) -> None:
+    """ValueError when a label means different categories in the two splits."""
+    if train_set.label_to_category != val_set.label_to_category:
+        differ = dict(set(train_set.label_to_category.items()) ^ set(val_set.label_to_category.items()))
+        raise ValueError(
+            f"training and validation files list different categories (labels {sorted(differ)}): give both files "
+            "the same list of categories, in particular those that have no object in one of them"
+        )
 
 
 def recipe_of(options: argparse.Namespace, classes: int):

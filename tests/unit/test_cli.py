@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_evaluate_prints_and_writes_figures(run_folder, tmp_path, capsys):
 def test_detect_writes_a_picture_and_its_numbers(run_folder, tmp_path, capsys):
     photo = tmp_path / "photo.png"
     Image.new("RGB", (90, 60), "navy").save(photo)
-    arguments = ["detect", str(photo), "--weights", str(run_folder / "final.safetensors"), "--to", str(tmp_path / "out")]
+    weights = str(run_folder / "final.safetensors")
+    arguments = ["detect", str(photo), "--weights", weights, "--to", str(tmp_path / "out")]
     assert main([*arguments, "--threshold", "0"]) == 0
     found = json.loads((tmp_path / "out" / "photo.json").read_text())
     assert found and {"class", "label", "score", "box_xyxy"} == set(found[0])
@@ -75,6 +77,12 @@ def test_mistakes_get_one_line_that_names_the_cure(run_folder, tmp_path, capsys)
     assert "gone.jpg" in error_of(capsys, "detect", str(tmp_path / "gone.jpg"), "--weights", weights)
     (tmp_path / "text.jpg").write_text("not a picture")
     assert "text.jpg" in error_of(capsys, "detect", str(tmp_path / "text.jpg"), "--weights", weights)
+    foreign = tmp_path / "foreign"
+    shutil.copytree(TINY_COCO, foreign)
+    path = foreign / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"categories": [*content["categories"], {"id": 95, "name": "new"}]}))
+    assert "list different categories (labels [" in error_of(capsys, "train", "--data", str(foreign), *QUICK)
     other = ["train", "--data", str(TINY_COCO), "--val-split", "train", "--to", str(run_folder), *QUICK, "--lr", "1e-3"]
     assert "holds a run with another recipe" in error_of(capsys, *other)
 

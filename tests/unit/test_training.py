@@ -17,14 +17,14 @@ from detr_mini.training import Draws, TrainingError, count_steps, fit, lr_factor
 
 TINY = replace(
     DETR_SCENES.model, d_model=32, heads=4, encoder_layers=1, decoder_layers=2, feed_forward=32, queries=6, classes=2,
-    dropout=0.1,
 )
 
 
-def tiny_recipe(**train) -> Recipe:
+def tiny_recipe(dropout: float = 0.1, **train) -> Recipe:
     """A detector that trains in moments; the backbone learns too."""
+    model = replace(TINY, dropout=dropout)
     settings = {"steps": 8, "batch": 4, "warmup": 2, "drop": 0.75, "backbone_lr": 1e-4} | train
-    return replace(DETR_SCENES, model=TINY, train=TrainRecipe(lr=1e-3, clip=1.0, **settings))
+    return replace(DETR_SCENES, model=model, train=TrainRecipe(lr=1e-3, clip=1.0, **settings))
 
 
 class Squares(torch.utils.data.Dataset):
