@@ -97,6 +97,7 @@ class Detr(Traced):
             scores, query = scores.topk(min(top_k, scores.shape[1]))  # (B, K)
             labels = labels.gather(1, query)
         else:
+            logits = logits[..., : self.recipe.classes]  # without SMCA's spare logit
             pairs = logits.sigmoid().flatten(1)  # (B, Q*C)
             scores, best = pairs.topk(min(top_k, pairs.shape[1]))  # (B, K)
             query, labels = best // logits.shape[-1], best % logits.shape[-1]

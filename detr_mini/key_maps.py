@@ -125,6 +125,12 @@ ANCHOR: KeyMap = [("backbone.body.**", "backbone.body.**")] + [
     ("transformer.bbox_embed.#.**", "decoder.box_head.**"),
     ("input_proj.**", "input_proj.**"),
 ]
+SMCA: KeyMap = [
+    ("transformer.decoder.layers.0.point1.**", "decoder.centre_head.**"),
+    ("transformer.decoder.layers.*.point2.*", "decoder.layers.*.cross_attention.prior.offset.*"),
+    ("transformer.decoder.layers.*.point3.*", "decoder.layers.*.cross_attention.prior.scale.*"),
+    ("transformer.decoder.layers.*.norm4.*", "decoder.layers.*.cross_attention.norm.*"),
+]
 SAM: KeyMap = SEPARATE + [
     ("transformer.decoder.layers.*.ca_qpos_sine_proj.**", "decoder.layers.*.cross_attention.query_position.**"),
     ("transformer.decoder.layers.*.ca_kpos_sine_proj.**", "decoder.layers.*.cross_attention.key_position.**"),
@@ -144,6 +150,7 @@ KEY_MAPS: dict[str, KeyMap] = {
     "detr": BACKBONE + ENCODER + DECODER + HEADS + INPUT,
     "conditional": BACKBONE + ENCODER + CONDITIONAL + DECODER + HEADS + INPUT,
     "deformable": BACKBONE + DEFORMABLE + ENCODER + DECODER + HEADS,
+    "smca": BACKBONE + ENCODER + SMCA + DECODER + HEADS + INPUT,
     "anchor": ANCHOR,
     "dab": BACKBONE + ENCODER + DAB + CONDITIONAL + DECODER + HEADS + INPUT,
     "sam": BACKBONE + ENCODER + SAM + DECODER + HEADS,

@@ -50,6 +50,19 @@ class DeformableModel(ModelRecipe):
 
 
 @dataclass(frozen=True)
+class SmcaModel(ModelRecipe):
+    """SMCA. spare_logit: one logit more than classes, only ever a negative, as in the authors' code (92 for COCO).
+
+    levels: feature maps. 1 is the authors' single-scale form; 3 (strides 16, 32, 64) follows the paper's description.
+    """
+
+    queries: int = 300
+    head: str = "focal"
+    spare_logit: bool = True
+    levels: int = 1
+
+
+@dataclass(frozen=True)
 class AnchorModel(ModelRecipe):
     """Anchor DETR. queries: anchor points. patterns: queries at every point, so there are queries * patterns in all.
 
@@ -188,6 +201,13 @@ DEFORMABLE_TRAIN = TrainRecipe(
 )
 DEFORMABLE_COCO = Recipe(DeformableModel(), FOCAL_LOSS, train=DEFORMABLE_TRAIN)
 DEFORMABLE_SCENES = replace(DETR_SCENES, model=DeformableModel(**asdict(SCENES_MODEL), levels=1, refine=True))
+
+
+# SMCA: the README's command on eight GPUs, two images on each; lr drops after epoch 40. The multi-scale form has five
+# encoder layers, two within the maps, one across them, two within again; it is ours after the paper's description.
+SMCA_COCO = Recipe(SmcaModel(), FOCAL_LOSS, train=TrainRecipe(batch=16, epochs=50, drop=40 / 50))
+SMCA_MULTI_COCO = replace(SMCA_COCO, model=SmcaModel(levels=3, encoder_layers=5))
+SMCA_SCENES = replace(DETR_SCENES, model=SmcaModel(**asdict(SCENES_MODEL), spare_logit=False))
 
 
 # Anchor DETR: the authors' defaults on eight GPUs, one image on each; lr drops after epoch 40.

@@ -10,6 +10,7 @@ from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
 from detr_mini.variants.deformable import DeformableDetr
 from detr_mini.variants.sam import SamDetr
+from detr_mini.variants.smca import SmcaDetr
 
 PRESETS = ("scenes", "coco")
 
@@ -46,6 +47,13 @@ ENTRIES: dict[str, Entry] = {
         "a query looks at a few places that it chooses near a reference, on all scales",
         recipes.DEFORMABLE_SCENES,
         recipes.DEFORMABLE_COCO,
+    ),
+    "smca": Entry(
+        SmcaDetr,
+        "Gao et al. 2021, Fast Convergence of DETR with Spatially Modulated Co-Attention",
+        "a query first guesses a centre and then looks around it, through a Gaussian of its own in every head",
+        recipes.SMCA_SCENES,
+        recipes.SMCA_COCO,
     ),
     "anchor": Entry(
         AnchorDetr,

@@ -15,13 +15,14 @@ from torch import Tensor
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.matching import Matches
-from detr_mini.recipes import AnchorModel, DabModel, DeformableModel, ModelRecipe, SamModel
+from detr_mini.recipes import AnchorModel, DabModel, DeformableModel, ModelRecipe, SamModel, SmcaModel
 from detr_mini.trace import AttentionTrace
 from detr_mini.variants.anchor import AnchorDetr
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
 from detr_mini.variants.deformable import DeformableDetr
 from detr_mini.variants.sam import SamDetr
+from detr_mini.variants.smca import SmcaDetr
 
 
 @dataclass
@@ -87,6 +88,20 @@ def first_stage_arrays(seen: Pass) -> dict[str, Tensor]:
         "enc_boxes_first10": boxes[0, :, :10],
         "enc_logits_first16": logits[0].flatten(1)[:, :16],
         "enc_invalid": torch.from_numpy(np.packbits(~record.usable.numpy(), axis=1)),
+    }
+
+
+def smca(facts: dict) -> Detr:
+    return SmcaDetr(SmcaModel(dropout=0.0))
+
+
+def smca_arrays(seen: Pass) -> dict[str, Tensor]:
+    terms = recorded(seen.trace, r"cross_attention$", "gaussian")[:, :, 0, 0]  # (L, B, HW)
+    return {
+        "gaussian_first": terms[0], "gaussian_last": terms[-1],
+        "centre": seen.trace["decoder"].reference[0, :, :10],
+        "offset": recorded(seen.trace, r"cross_attention\.prior", "offset")[:, :, :10],
+        "scale_raw": recorded(seen.trace, r"cross_attention\.prior", "scale")[:, :, :10],
     }
 
 
@@ -161,6 +176,7 @@ BUILDERS: dict[str, Callable[[dict], Detr]] = {
     "detr": detr,
     "conditional_detr": conditional_detr,
     "deformable_detr": deformable_detr,
+    "smca": smca,
     "anchor_detr": anchor_detr,
     "dab_detr": dab_detr,
     "sam_detr": sam_detr,
@@ -169,6 +185,7 @@ BUILDERS: dict[str, Callable[[dict], Detr]] = {
 OBSERVERS: dict[str, Callable[[Pass], dict[str, Tensor]]] = {
     "conditional_detr": conditional_arrays,
     "deformable_detr": deformable_arrays,
+    "smca": smca_arrays,
     "anchor_detr": anchor_arrays,
     "dab_detr": dab_arrays,
     "sam_detr": sam_arrays,
