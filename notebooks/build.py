@@ -13,7 +13,8 @@ stands there, in notebooks/NN_name.ipynb. Two tags decide what differs between t
 A Markdown cell tagged "solution" stands in the solved notebook only. A source without exercises has no solved
 notebook.
 
-A picture needs words for those who do not see it. They are the plain-text form of the same output:
+A picture needs words for those who do not see it. `plots.show(figure, alt="...")` stores both in one <img> element,
+where they survive every export. For a bare PNG they are the plain-text form of the same output:
 
     display({"image/png": png, "text/plain": "Loss against step: it halves within 100 steps."}, raw=True)
 
@@ -136,7 +137,8 @@ def run(notebook: NotebookNode, path: Path) -> None:
     with tempfile.TemporaryDirectory() as home:
         # Nobody's IPython profile takes part, and MPLBACKEND would keep the figures out of the outputs.
         environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-        environment |= {"IPYTHONDIR": home, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+        environment |= {"IPYTHONDIR": home, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+                        "DETR_MINI_PROGRESS": "off"}  # whoever builds keeps their own progress out of the outputs
         client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
                                 store_widget_state=False, record_timing=False,
                                 extra_arguments=["--log-level=ERROR"],
@@ -255,7 +257,12 @@ def output_fault(output: NotebookNode) -> str | None:
     described = len(plain) >= MIN_DESCRIPTION and not plain.startswith("<")
     if any(kind.startswith("image/") for kind in data) and not described:
         return f"a picture without a description (its plain text is {plain[:50]!r})"
+    for element in re.findall(r"<img\b[^>]*>", data.get("text/html", "")):
+        words = re.search(r'\balt="([^"]*)"', element)
+        if words is None or len(words[1]) < MIN_DESCRIPTION:
+            return "an <img> without a description (alt); show figures with plots.show"
     texts = [output.get("text", ""), *(text for kind, text in data.items() if kind.startswith("text/"))]
+    texts = [re.sub(r"base64,[\w+/=]+", "", text) for text in texts]  # in a picture's bytes any letters may turn up
     if found := next((match for text in texts if (match := OF_ONE_MACHINE.search(text))), None):
         return f"names a place on one machine, {found[0]!r}"
     return None

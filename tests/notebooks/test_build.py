@@ -119,6 +119,9 @@ CHANGES = {
         "error", ename="KeyError", evalue="q", traceback=[])]), "ends in an error, KeyError"),
     "a widget": (lambda book: book.cells[3].update(outputs=[nbformat.v4.new_output(
         "display_data", {BUILD["WIDGET_VIEW"]: {}})]), "a widget view"),
+    "a picture without words": (lambda book: book.cells[3].update(outputs=[nbformat.v4.new_output(
+        "display_data", {"text/html": '<img src="data:image/png;base64,AAAA">', "text/plain": "x" * 40})]),
+        "an <img> without a description"),
     "a machine's path": (lambda book: book.cells[3].update(outputs=[nbformat.v4.new_output(
         "stream", text="saved to /home/ada/run.json")]), "names a place on one machine, '/home/ada/run.json'"),
     "no outputs": (lambda book: [cell.update(outputs=[]) for cell in book.cells[1:]], "no cell has an output"),

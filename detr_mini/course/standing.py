@@ -1,0 +1,53 @@
+"""How far a learner is: the table that 00 shows."""
+
+from IPython.display import display
+
+from detr_mini.course.exercises import EXERCISES, QUIZZES
+from detr_mini.course.exercises.core import Exercise
+from detr_mini.course.progress import progress
+from detr_mini.course.syllabus import LESSONS, Lesson
+
+HEAD = ("notebook", "minutes", "exercises", "predictions", "quiz")
+MARKS = {"passed": "●", "tried": "◐", "open": "○"}
+
+
+def mark(exercise: Exercise, data: dict) -> str:
+    """● solved, ◐ tried, ○ open."""
+    return MARKS[data["exercises"].get(exercise.name, {}).get("state", "open")]
+
+
+def row(lesson: Lesson, data: dict) -> tuple[str, ...]:
+    """What the table says about a notebook, one text per column of HEAD."""
+    marks = [mark(one, data) for one in EXERCISES.values() if one.lesson == lesson.number]
+    scored = [entry["right"] for name, entry in data["predictions"].items()
+              if name.split(".")[0] == lesson.number and "right" in entry]
+    answers = data["quizzes"].get(lesson.number, {}).values()
+    return (
+        f"{lesson.number} {lesson.title}",
+        str(lesson.minutes),
+        " ".join(marks) or "–",
+        f"{sum(scored)} of {len(scored)} right" if scored else "–",
+        f"{sum(answers)} of {len(QUIZZES[lesson.number])} right" if answers else "–",
+    )
+
+
+def show_progress() -> None:
+    """Your progress in the notebooks that are written, one line each; the names lead to them."""
+    data = progress().read()
+    lessons = [lesson for lesson in LESSONS if lesson.minutes]
+    rows = [row(lesson, data) for lesson in lessons]
+    solved = sum(mark(one, data) == MARKS["passed"] for one in EXERCISES.values())
+    summary = f"{solved} of {len(EXERCISES)} exercises solved. ● solved, ◐ tried, ○ open."
+    display({"text/html": table(lessons, rows) + f"<p>{summary}</p>",
+             "text/plain": "\n".join([" | ".join(line) for line in (HEAD, *rows)] + [summary])}, raw=True)
+
+
+def table(lessons: list[Lesson], rows: list[tuple[str, ...]]) -> str:
+    """The rows as an HTML table."""
+    def cells(texts: tuple[str, ...], tag: str) -> str:
+        return "".join(f'<{tag} style="text-align: left">{text}</{tag}>' for text in texts)
+
+    linked = [(f'<a href="{lesson.stem}.ipynb">{line[0]}</a>', *line[1:])
+              for lesson, line in zip(lessons, rows, strict=True)]
+    body = "".join(f"<tr>{cells(line, 'td')}</tr>" for line in linked)
+    return f"<table><thead><tr>{cells(HEAD, 'th')}</tr></thead><tbody>{body}</tbody></table>"
