@@ -14,6 +14,7 @@ SANDBOX = tempfile.TemporaryDirectory(prefix="detr_mini-tests-")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DETR_MINI_PROGRESS"] = "off"
 for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "TORCH_HOME", "HF_HOME"):
     os.environ[name] = str(Path(SANDBOX.name, name.lower()))
 
