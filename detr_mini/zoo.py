@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from detr_mini import recipes
 from detr_mini.detr import Detr
 from detr_mini.recipes import ModelRecipe, Recipe
+from detr_mini.side_by_side import SideBySide, compare
 from detr_mini.variants.anchor import AnchorDetr
 from detr_mini.variants.conditional import ConditionalDetr
 from detr_mini.variants.dab import DabDetr
@@ -117,6 +118,19 @@ def from_description(name: str, described: dict[str, object]) -> Detr:
         return entry(name).detector(shape(**described))
     except TypeError as error:
         raise ValueError(f"the recipe in this file does not fit {shape.__name__}: {error}") from error
+
+
+def show_diff(name: str) -> SideBySide:
+    """How a detector differs from the base: every method it overrides beside the one it replaces, from the source.
+
+    A notebook shows the result as tables; in a terminal, `print(zoo.show_diff("dab"))`. Raises ValueError for a name
+    that is not there, and for the base itself.
+    """
+    detector = entry(name).detector
+    if detector is Detr:
+        variants = ", ".join(other for other in ENTRIES if other != name)
+        raise ValueError(f"{name!r} is the base itself, so there is nothing to compare: choose one of {variants}")
+    return compare(name, detector)
 
 
 def sizes(name: str) -> str:
