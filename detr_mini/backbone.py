@@ -14,7 +14,9 @@ from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.models.resnet import Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-SMALL_WEIGHTS = Path(__file__).parents[1] / "data" / "weights" / "small_backbone.safetensors"
+from detr_mini.files import DATA
+
+SMALL_WEIGHTS = DATA / "weights" / "small_backbone.safetensors"
 
 
 def fold(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from detr_mini.trace import AttentionTrace
 
 HERE = Path(__file__).parent
 WEIGHTS, RUNS = HERE.parent / "weights" / "detr.safetensors", HERE.parent / "runs" / "scenes"
-SCENE = 13  # of the held-out scenes
+SCENE, THRESHOLD = 13, 0.4  # of the held-out scenes; the lowest score that is drawn
 
 
 def main() -> None:
@@ -37,9 +37,9 @@ def main() -> None:
     large = found | {"boxes": found["boxes"] * 4}
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((512, 512), Image.Resampling.LANCZOS)
     classes = read_facts(WEIGHTS)["classes"]
-    axes[0].imshow(draw_detections(picture, large, classes))
+    axes[0].imshow(draw_detections(picture, large, classes, THRESHOLD))
     axes[0].set_title("a set of boxes, no anchors, no NMS", fontsize=11)
-    best = distinct_queries(found, 3)
+    best = distinct_things(found, 3)
     for axis, i in zip(axes[1:4], best, strict=True):
         draw_look(axis, picture, looks[found["queries"][i]].numpy(), classes[found["labels"][i]])
     for axis in axes[:4]:
@@ -48,19 +48,21 @@ def main() -> None:
     figure.savefig(HERE / "overview.png", dpi=110)
 
 
-def distinct_queries(found: dict[str, torch.Tensor], count: int) -> list[int]:
-    """The best detections that belong to different queries."""
+def distinct_things(found: dict[str, torch.Tensor], count: int) -> list[int]:
+    """The best detection of each of `count` classes."""
     seen: dict[int, int] = {}
-    for i, query in enumerate(found["queries"].tolist()):
-        seen.setdefault(query, i)
+    for i, label in enumerate(found["labels"].tolist()):
+        seen.setdefault(label, i)
     return list(seen.values())[:count]
 
 
 def draw_look(axis: plt.Axes, picture: Image.Image, look: np.ndarray, name: str) -> None:
     """A picture that is bright where a query looks."""
     heat = Image.fromarray((255 * look / look.max()).astype(np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
-    axis.imshow(picture.convert("L"), cmap="gray", alpha=0.55)
-    axis.imshow(heat, cmap="magma", alpha=0.6)
+    pale = np.asarray(picture.convert("L").convert("RGB"), dtype=float) * 0.35 + 150
+    strength = np.asarray(heat, dtype=float)[..., None] / 255  # (H, W, 1)
+    glow = np.asarray(plt.get_cmap("inferno")(0.35 + 0.6 * strength[..., 0])[..., :3]) * 255
+    axis.imshow((pale * (1 - 0.85 * strength) + glow * 0.85 * strength).astype(np.uint8))
     axis.set_title(f"where the {name}'s query looks", fontsize=11)
 
 

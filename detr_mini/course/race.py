@@ -61,6 +61,7 @@ def run(name: str, recipe: Recipe, seed: int, path: Path, every: int, weights: P
     """Train one detector once and write its file."""
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
     results: list[dict] = []
+    head = provenance(name, recipe, seed)
 
     def measure(detector: Detr) -> AveragePrecision:
         result = evaluate(detector, held_out, recipe.data, batch_size=50)
@@ -71,7 +72,7 @@ def run(name: str, recipe: Recipe, seed: int, path: Path, every: int, weights: P
     torch.manual_seed(seed)
     model = zoo.build(name, "scenes", recipe.model)
     done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, seed=seed, progress=False)
-    lines = [provenance(name, recipe, seed), *evaluations(done.history, results)]
+    lines = [head, *evaluations(done.history, results)]
     with atomic(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if weights:
