@@ -96,6 +96,10 @@ class DabModel(ModelRecipe):
     key_temperature: float = 20.0
     query_temperature: float = 10000.0
 
+    def __post_init__(self) -> None:
+        if self.patterns < 0:
+            raise ValueError(f"patterns={self.patterns} is no number of patterns: choose 0 (content zero) or more")
+
 
 @dataclass(frozen=True)
 class SamModel(ModelRecipe):

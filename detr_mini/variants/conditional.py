@@ -73,7 +73,7 @@ class ConditionalDecoder(Decoder):
 
 
 class ConditionalDetr(Detr):
-    """Conditional DETR."""
+    """Conditional DETR, as in the authors' code (Atten4Vis/ConditionalDETR)."""
 
     system = "conditional"
     decoder_class = ConditionalDecoder

@@ -6,7 +6,8 @@ anchor box (x, y, w, h): its width and height set how far it looks, and each lay
 Seams overridden: init_queries (anchor boxes, patterns), query_position (from the box), cross_attend (as Conditional
 DETR, and widened by the box's sides), decode_box and update_reference (an offset from the box, in logits),
 encoder_attend (positions scaled by the content).
-Also: PReLU instead of ReLU; self-attention projects content and position separately; focal head; 300 queries.
+Also: PReLU; positions of cells at temperature 20; self-attention projects content and position separately; focal
+head; 300 queries.
 Unchanged: backbone, dense attention with memory, feed-forward's shape, norms, one pair of heads, the decoder's loop.
 Parameters added: 2,146,749 (R50, paper's configuration).
 """
@@ -130,7 +131,7 @@ class DabDecoder(Decoder):
 
 
 class DabDetr(Detr):
-    """DAB-DETR."""
+    """DAB-DETR, as in the authors' code (IDEA-Research/DAB-DETR), with or without patterns."""
 
     system = "dab"
     encoder_class = DabEncoder

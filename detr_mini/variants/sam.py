@@ -87,7 +87,7 @@ class SamDecoder(Decoder):
 
 
 class SamDetr(Detr):
-    """SAM-DETR."""
+    """SAM-DETR, as in the authors' code (ZhangGongjie/SAM-DETR), in its single-scale form."""
 
     system = "sam"
     decoder_class = SamDecoder

@@ -13,6 +13,8 @@ sys.path.insert(0, str(HERE))
 import check  # noqa: E402
 import systems  # noqa: E402
 
+from detr_mini.key_maps import recognise  # noqa: E402
+
 
 def golden_files() -> list[Path]:
     """The golden files of all systems that can be built."""
@@ -30,6 +32,13 @@ def test_every_entry_is_within_its_tolerance(path: Path) -> None:
     whole = case.facts["tolerance"]["other_arrays_abs"] is not None  # not so where padding has no defined numbers
     expected = set(case.arrays) | set(case.facts["losses"]) if whole else {"pred_boxes", "pred_logits_q7"}
     assert expected <= compared
+
+
+@pytest.mark.parametrize("path", golden_files(), ids=lambda path: path.stem)
+def test_official_names_give_the_system_away(path: Path) -> None:
+    facts = json.loads(path.read_text())
+    names = json.loads(path.with_suffix(".keys.json").read_text())["keys"]
+    assert recognise(list(names)) == systems.BUILDERS[facts["system"]](facts).system
 
 
 def test_a_small_mistake_is_noticed() -> None:

@@ -148,6 +148,18 @@ def parameters(detector: type[Detr], recipe: ModelRecipe) -> int:
         return zoo.count(detector(recipe))
 
 
+def coco_numbers(name: str) -> dict[str, object]:
+    """The numbers of a detector's COCO recipe that the papers' tables give."""
+    model, loss, train = (getattr(zoo.recipe(name, "coco"), part) for part in ("model", "loss", "train"))
+    return {
+        "head": model.head, "queries, FFN, dropout": (model.queries, model.feed_forward, model.dropout),
+        "lr, backbone lr": (train.lr, train.backbone_lr), "batch, epochs": (train.batch, train.epochs),
+        "drop after epoch": round(train.drop * train.epochs),
+        "loss": (loss.class_weight, loss.l1_weight, loss.giou_weight),
+        "matcher": (loss.class_cost, loss.l1_cost, loss.giou_cost),
+    }
+
+
 def card_says(module_doc: str) -> int:
     """The number on the card's line "Parameters added: 1,893,633 (...)"."""
     line = next(line for line in module_doc.splitlines() if line.startswith("Parameters added:"))

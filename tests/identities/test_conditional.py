@@ -122,3 +122,10 @@ def test_saving(model: ConditionalDetr, tmp_path: Path) -> None:
 def test_official_names() -> None:
     recipe = replace(TINY, backbone="resnet50")
     every.official_names_are_checked(ConditionalDetr(recipe), ConditionalDetr(recipe), "conditional_detr")
+
+
+def test_recipe_is_the_papers() -> None:
+    assert every.coco_numbers("conditional") == {
+        "head": "focal", "queries, FFN, dropout": (300, 2048, 0.1), "lr, backbone lr": (1e-4, 1e-5),
+        "batch, epochs": (16, 50), "drop after epoch": 40, "loss": (2, 5, 2), "matcher": (2, 5, 2),
+    }

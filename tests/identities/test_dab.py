@@ -201,3 +201,12 @@ def test_saving(patterns: int, tmp_path: Path) -> None:
 def test_official_names(patterns: int, golden: str) -> None:
     recipe = replace(TINY, backbone="resnet50", patterns=patterns)
     every.official_names_are_checked(DabDetr(recipe), DabDetr(recipe), golden)
+
+
+def test_recipe_is_the_papers() -> None:
+    assert every.coco_numbers("dab") == {
+        "head": "focal", "queries, FFN, dropout": (300, 2048, 0.0), "lr, backbone lr": (1e-4, 1e-5),
+        "batch, epochs": (16, 50), "drop after epoch": 40, "loss": (1, 5, 2), "matcher": (2, 5, 2),
+    }
+    with pytest.raises(ValueError, match="patterns=-1 is no number of patterns"):
+        DabModel(patterns=-1)

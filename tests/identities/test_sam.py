@@ -220,3 +220,10 @@ def test_short_schedules_norm_the_input() -> None:
     names = dict(zoo.entry("sam").detector(recipe).state_dict())
     assert {"input_proj.0.1.weight", "input_proj.0.1.bias"} <= set(names)
     assert asdict(recipe)["norm_input"] and not zoo.recipe("sam", "coco").model.norm_input
+
+
+def test_recipe_is_the_papers() -> None:
+    assert every.coco_numbers("sam") == {
+        "head": "focal", "queries, FFN, dropout": (300, 2048, 0.1), "lr, backbone lr": (1e-4, 1e-5),
+        "batch, epochs": (16, 50), "drop after epoch": 40, "loss": (2, 5, 2), "matcher": (2, 5, 2),
+    }
