@@ -64,3 +64,16 @@ def test_unreadable_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert check.main([str(broken), str(foreign), str(tmp_path / "absent.json")]) == 2
     said = capsys.readouterr().err
     assert "broken.json" in said and "absent.json" in said and "'yolo' is unknown" in said
+
+
+def test_the_exit_code_tells_what_happened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 when all holds, 1 when a tolerance is exceeded: here because the copy's stored losses are wrong."""
+    facts = json.loads((HERE / "detr.json").read_text())
+    facts["losses"]["loss_giou"] *= 1.001
+    for suffix in (".npz", ".keys.json"):
+        shutil.copy((HERE / "detr.json").with_suffix(suffix), tmp_path / f"changed{suffix}")
+    (tmp_path / "changed.json").write_text(json.dumps(facts))
+    assert check.main([str(HERE / "detr.json")]) == 0
+    assert check.main([str(tmp_path / "changed.json")]) == 1
+    exceeded = [line for line in capsys.readouterr().out.splitlines() if "EXCEEDED" in line]
+    assert len(exceeded) == 1 and exceeded[0].startswith("loss_giou ")

@@ -161,6 +161,12 @@ def test_the_best_weights_are_kept(tmp_path):
     assert [line["ap"] for line in run.history if "ap" in line] == [0.1, 0.5, 0.2, 0.3]
 
 
+def test_tensorboard_files_are_written_when_asked_for(tmp_path):
+    pytest.importorskip("tensorboard")
+    train(tmp_path, recipe=tiny_recipe(steps=1), tensorboard=True)
+    assert [path.name for path in tmp_path.glob("events.out.tfevents*")]
+
+
 def test_learning_rates_warm_up_and_drop():
     recipe = TrainRecipe(lr=1.0, steps=10, warmup=4, drop=0.5)
     assert [lr_factor(step, 10, recipe) for step in range(10)] == [0.25, 0.5, 0.75, 1, 1] + [0.1] * 5
