@@ -172,8 +172,8 @@ class ConcatenatedAttention(MultiHeadAttention):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """The average, (B, heads, Q, d/heads). The fused kernel wants values as wide as queries, so zeros fill them
-        up: twice as fast on a CPU as the way PyTorch takes otherwise."""
-        if self.trace is not None:
+        up: twice as fast on a CPU as the way PyTorch takes otherwise. With dropout there is no such kernel on a CPU."""
+        if self.trace is not None or (self.training and self.dropout):
             return super().attend(q, k, v, bias)
         width = v.shape[-1]
         return super().attend(q, k, F.pad(v, (0, q.shape[-1] - width)), bias)[..., :width]

@@ -15,7 +15,7 @@ Shapes = list[tuple[int, int]]
 def along(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The two cells next to a position on one axis, and the share of each.
 
-    position: (...) in cells, an integer at a cell's centre. cells: (levels, 1), the length of the axis. Returns two
+    position: (..., n) in cells, an integer at a cell's centre. cells: (n,), the length of the axis. Returns two
     indices, clamped into the map, and two shares that sum to 1; a cell beyond the border has share 0.
     """
     low = position.detach().floor()
@@ -26,22 +26,25 @@ def along(position: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     return first, second, (1 - between) * (first == low), between * (second == high)
 
 
-def corners(locations: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
-    """The four cells around every sample: which tokens they are and how much of the sample is theirs.
+def corners(locations: Tensor, weights: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor]:
+    """The four cells around every sample: which tokens they are, and how much of the sample's weight is theirs.
 
-    locations: (..., levels, points, 2) as (x, y), from 0 to 1 across the padded map. shapes: (H, W) per level.
-    Returns index (..., levels, points, 4) int32 into the tokens of all levels, and share of the same shape. The four
-    shares sum to 1 inside the map, to less where corners lie beyond its border: what is outside counts as zero.
+    locations: (..., levels, points, 2) as (x, y), from 0 to 1 across the padded map. weights: (..., levels, points).
+    shapes: (H, W) per level. Returns index (..., levels * points, 4) int32 into the tokens of all levels, and share of
+    the same shape. The four shares sum to the weight inside the map, to less where corners lie beyond its border:
+    what is outside counts as zero.
     """
-    height, width = (locations.new_tensor(side)[:, None] for side in zip(*shapes, strict=True))  # (levels, 1)
-    before = (height * width).cumsum(0) - height * width  # (levels, 1) tokens of the levels before
-    left, right, share_left, share_right = along(locations[..., 0] * width - 0.5, width)
-    top, bottom, share_top, share_bottom = along(locations[..., 1] * height - 0.5, height)
-    top, bottom = top * width + before, bottom * width + before
-    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1)  # (..., 4)
-    upper = torch.stack([share_left, share_right], dim=-1) * share_top.unsqueeze(-1)
-    lower = torch.stack([share_left, share_right], dim=-1) * share_bottom.unsqueeze(-1)
-    return index.to(torch.int32), torch.cat([upper, lower], dim=-1)
+    sizes = [(height, width, height * width) for height, width in shapes]
+    height, width, area = (locations.new_tensor(side) for side in zip(*sizes, strict=True))  # (levels,)
+    points, weights = locations.shape[-2], weights.flatten(-2)  # samples of all levels side by side: one long axis
+    height, width, before = (x.repeat_interleave(points) for x in (height, width, area.cumsum(0) - area))
+    left, right, share_left, share_right = along(locations[..., 0].flatten(-2) * width - 0.5, width)
+    top, bottom, share_top, share_bottom = along(locations[..., 1].flatten(-2) * height - 0.5, height)
+    top, bottom = top * width + before, bottom * width + before  # (..., levels * points) first token of the row
+    index = torch.stack([top + left, top + right, bottom + left, bottom + right], dim=-1).to(torch.int32)
+    upper, lower = share_top * weights, share_bottom * weights
+    shares = [upper * share_left, upper * share_right, lower * share_left, lower * share_right]
+    return index, torch.stack(shares, dim=-1)
 
 
 def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -51,13 +54,12 @@ def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
     heads, levels, points). Returns (B, Q, heads * c).
     """
     batch, tokens, heads, width = values.shape
-    index, share = corners(locations, shapes)  # (B, Q, heads, levels, points, 4)
+    index, share = corners(locations, weights, shapes)  # (B, Q, heads, levels * points, 4)
     first = torch.arange(batch, device=index.device)[:, None] * tokens * heads
-    first = first + torch.arange(heads, device=index.device)  # (B, heads) row of token 0 in the table
-    rows = index * heads + first.to(index.dtype)[:, None, :, None, None, None]
-    shares = (share * weights.unsqueeze(-1)).to(values.dtype)
+    first = first + torch.arange(heads, device=index.device)  # (B, heads): row of token 0 in the table of all values
+    rows = index.mul_(heads).add_(first.to(index.dtype)[:, None, :, None, None])
     sums = F.embedding_bag(
         rows.flatten(3).flatten(0, 2), values.reshape(-1, width), mode="sum",
-        per_sample_weights=shares.flatten(3).flatten(0, 2),
+        per_sample_weights=share.flatten(3).flatten(0, 2).to(values.dtype),
     )  # (B * Q * heads, c)
     return sums.view(batch, -1, heads * width)

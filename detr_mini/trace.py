@@ -116,7 +116,6 @@ def splat(locations: Tensor, weights: Tensor, shape: tuple[int, int]) -> Tensor:
     locations: (B, Q, heads, points, 2) as (x, y), 0 to 1 across the map. weights: (B, Q, heads, points).
     Returns (B, heads, Q, H*W); the sum over cells is the sum of the weights, less what falls beyond the border.
     """
-    index, share = corners(locations.unsqueeze(-3), [shape])  # (B, Q, heads, 1, points, 4)
-    share = share * weights[..., None, :, None]
+    index, share = corners(locations.unsqueeze(-3), weights.unsqueeze(-2), [shape])  # (B, Q, heads, points, 4)
     flat = weights.new_zeros(*weights.shape[:3], shape[0] * shape[1])  # (B, Q, heads, H*W)
     return flat.scatter_add_(-1, index.flatten(3).long(), share.flatten(3)).transpose(1, 2)

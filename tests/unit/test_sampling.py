@@ -47,7 +47,7 @@ def test_shares_of_a_sample() -> None:
     """Four cells, shares that sum to 1; a quarter of a cell beyond the border a quarter of it is lost."""
     shape = [(4, 8)]
     at = torch.tensor([[0.5, 0.5], [1 / 16, 1 / 8], [-1 / 32, 1 / 8], [-0.2, 0.5], [1.4, 1.4]])[:, None, None]
-    index, share = corners(at, shape)
+    index, share = corners(at, torch.tensor([1.0, 1, 1, 1, 1])[:, None, None], shape)  # (5, 1, 4)
     assert torch.allclose(share.sum(-1).flatten(), torch.tensor([1.0, 1.0, 0.25, 0.0, 0.0]), atol=1e-6)
     assert index[0].flatten().tolist() == [11, 12, 19, 20] and torch.allclose(share[0], torch.tensor(0.25))
     assert index.min() >= 0 and index.max() < 32
