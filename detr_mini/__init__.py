@@ -23,6 +23,7 @@ _WHERE = {
     "training": ("fit",),
     "evaluation": ("evaluate",),
     "course.notebook": ("setup",),
+    "course.exercises": ("hint", "solution"),
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = sorted(_NAMES)

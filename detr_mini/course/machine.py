@@ -73,9 +73,10 @@ def time_a_step(steps: int = 3) -> None:
         output = detector(images, mask)
         (output.logits.square().mean() + output.boxes.square().mean()).backward()
 
-    step()  # the first one also prepares memory
-    start = time.perf_counter()
-    for _ in range(steps):
+    times = []
+    for _ in range(steps + 1):  # the first one also prepares memory, and other programs may slow down some
+        start = time.perf_counter()
         step()
-    seconds = (time.perf_counter() - start) / steps
+        times.append(time.perf_counter() - start)
+    seconds = min(times)
     print(f"One training step on 16 images takes about {seconds:.2f} s here, a hundred steps {100 * seconds:.0f} s.")

@@ -20,7 +20,7 @@ from detr_mini.course.machine import check_machine, time_a_step
 from detr_mini.course.pipeline import describe, draw_pipeline
 from detr_mini.course.plots import show
 from detr_mini.course.questions import predict, quiz, reveal
-from detr_mini.course.standing import show_progress
+from detr_mini.course.standing import show_progress, show_syllabus
 from detr_mini.course.widgets import AttentionByHand
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "setup",
     "show",
     "show_progress",
+    "show_syllabus",
     "solution",
     "time_a_step",
     "where_we_are",

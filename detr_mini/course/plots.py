@@ -68,7 +68,7 @@ def show(figure: Figure, alt: str) -> None:
     notebook's plain PNG outputs have no place for it that JupyterLab or nbconvert would read, so the picture goes
     into an HTML element that has. Raises ValueError for a description under 30 characters.
     """
-    display({"text/html": picture_html(figure, alt), "text/plain": alt}, raw=True)
+    display({"text/html": picture_html(figure, alt), "text/plain": " ".join(alt.split())}, raw=True)
     pyplot.close(figure)
 
 
@@ -218,7 +218,7 @@ def attention_map(
     picture, weights = channels_last(image), array(weights)
     grey = picture.mean(axis=2, keepdims=True) * np.ones(3)
     height, width = picture.shape[:2]
-    axes.imshow(0.2 + 0.35 * grey, interpolation="antialiased")
+    axes.imshow(0.12 + 0.38 * grey, interpolation="antialiased")
     glow = GLOW(weights / (weights.max() or 1.0))
     glow[..., 3] = 0.9 * np.sqrt(weights / (weights.max() or 1.0))
     axes.imshow(glow, extent=(-0.5, width - 0.5, height - 0.5, -0.5))

@@ -79,7 +79,7 @@ def predict(name: str, question: str, *choices: str, mine: str | None = None) ->
     if mine is not None:
         remember(name, index_of(mine, choices))
     letter = progress().read()["predictions"].get(name, {}).get("choice")
-    chosen = LETTERS.index(letter) if letter in LETTERS[: len(choices)] else None
+    chosen = LETTERS.index(letter) if letter and letter in LETTERS[: len(choices)] else None
 
     def react(index: int) -> tuple[Kind, str, str]:
         remember(name, index)
@@ -114,13 +114,12 @@ def reveal(name: str, answer: str, why: str = "") -> None:
             entry["right"] = entry["choice"] == answer
 
     mine = progress().update(change)["predictions"].get(name, {}).get("choice")
-    text = f"{ASKED[name][index]}\n{why}".rstrip("\n")
-    if mine is None:
-        card(Kind.QUESTION, f"It is {answer}. You made no prediction this time.", text)
-    elif mine == answer:
-        card(Kind.PASSED, f"It is {answer}, as you predicted.", text)
-    else:
-        card(Kind.HINT, f"It is {answer}; you predicted {mine}. What made the difference?", text)
+    kind, verdict = (
+        (Kind.QUESTION, "You made no prediction this time.") if mine is None
+        else (Kind.PASSED, "You predicted it.") if mine == answer
+        else (Kind.HINT, f"You predicted {mine}) {ASKED[name][index_of(mine, ASKED[name])]}. What did you miss?")
+    )
+    card(kind, f"It is {answer}) {ASKED[name][index]}", f"{why}\n{verdict}".lstrip("\n"))
 
 
 # ---------------------------------------------------------------- quiz

@@ -1,5 +1,7 @@
 """How far a learner is: the table that 00 shows."""
 
+from collections.abc import Sequence
+
 from IPython.display import display
 
 from detr_mini.course.exercises import EXERCISES, QUIZZES
@@ -38,16 +40,24 @@ def show_progress() -> None:
     rows = [row(lesson, data) for lesson in lessons]
     solved = sum(mark(one, data) == MARKS["passed"] for one in EXERCISES.values())
     summary = f"{solved} of {len(EXERCISES)} exercises solved. ● solved, ◐ tried, ○ open."
-    display({"text/html": table(lessons, rows) + f"<p>{summary}</p>",
+    display({"text/html": table(lessons, rows, HEAD) + f"<p>{summary}</p>",
              "text/plain": "\n".join([" | ".join(line) for line in (HEAD, *rows)] + [summary])}, raw=True)
 
 
-def table(lessons: list[Lesson], rows: list[tuple[str, ...]]) -> str:
-    """The rows as an HTML table."""
+def show_syllabus() -> None:
+    """All notebooks with the question each one answers; those that are written have a link and their minutes."""
+    rows = [(f"{one.number} {one.title}", one.question, f"{one.minutes} minutes" if one.minutes else "planned")
+            for one in LESSONS]
+    display({"text/html": table(LESSONS, rows, ("notebook", "it answers", "time")),
+             "text/plain": "\n".join(" | ".join(line) for line in rows)}, raw=True)
+
+
+def table(lessons: Sequence[Lesson], rows: list[tuple[str, ...]], head: tuple[str, ...]) -> str:
+    """Rows as an HTML table. The first column leads to the notebook where it is written already."""
     def cells(texts: tuple[str, ...], tag: str) -> str:
         return "".join(f'<{tag} style="text-align: left">{text}</{tag}>' for text in texts)
 
-    linked = [(f'<a href="{lesson.stem}.ipynb">{line[0]}</a>', *line[1:])
-              for lesson, line in zip(lessons, rows, strict=True)]
+    linked = [(f'<a href="{one.stem}.ipynb">{first}</a>' if one.minutes else first, *rest)
+              for one, (first, *rest) in zip(lessons, rows, strict=True)]
     body = "".join(f"<tr>{cells(line, 'td')}</tr>" for line in linked)
-    return f"<table><thead><tr>{cells(HEAD, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,21 +1,22 @@
 """Exercises: a check that says what is wrong, two hints one at a time, a solution, and a record of it all.
 
     check("01.mask", attend)     # passed, wrong (with the reason), or still open
-    hint("01.mask")              # the first hint; run it again for the second
-    solution("01.mask")          # one way to write it, taken from the notebook's own source
+    dm.hint("01.mask")           # the first hint; run it again for the second
+    dm.solution("01.mask")       # one way to write it, taken from the notebook's own source
 
-A new notebook adds a file nbNN.py with EXERCISES and QUIZ, and its line in LESSONS_WITH_EXERCISES.
+A new notebook adds a file nbNN.py with EXERCISES and QUIZ, its line in LESSONS_WITH_EXERCISES, and the wrong and right
+answers that prove its checks in tests/exercises/mutants_NN.py.
 """
 
 import re
 from pathlib import Path
 
 from detr_mini.course.cards import Kind, card
-from detr_mini.course.exercises import nb00, nb01
+from detr_mini.course.exercises import nb00, nb01, nb09
 from detr_mini.course.exercises.core import Exercise, Open, Question, Wrong
 from detr_mini.course.progress import progress
 
-LESSONS_WITH_EXERCISES = {"00": nb00, "01": nb01}
+LESSONS_WITH_EXERCISES = {"00": nb00, "01": nb01, "09": nb09}
 EXERCISES: dict[str, Exercise] = {one.name: one for file in LESSONS_WITH_EXERCISES.values() for one in file.EXERCISES}
 QUIZZES: dict[str, tuple[Question, ...]] = {number: file.QUIZ for number, file in LESSONS_WITH_EXERCISES.items()}
 
@@ -39,11 +40,12 @@ def check(name: str, *answer: object) -> None:
     try:
         exercise.check(*answer)
     except Open:
-        card(Kind.OPEN, f"{title}: open", "Nothing comes back yet. Fill in the cell above, run it, then run this one. "
-             f"(Written something already? Look for its `return`.) Stuck? Run `hint(\"{name}\")` in a new cell.")
+        written = " (Written something already? Look for its `return`.)" if answer and callable(answer[0]) else ""
+        card(Kind.OPEN, f"{title}: open", f"Nothing is there yet. Fill in the cell above, run it, then run this one."
+             f"{written}\nStuck? Run `dm.hint(\"{name}\")` in a new cell.")
     except Wrong as wrong:
         tries = note(name, passed=False)
-        more = f"\nA hint is ready: `hint(\"{name}\")`." if tries > 1 else ""
+        more = f"\nA hint is ready: `dm.hint(\"{name}\")`." if tries > 1 else ""
         card(Kind.WRONG, f"{title}: not yet", f"{wrong}{more}")
     else:
         note(name, passed=True)
@@ -70,7 +72,7 @@ def hint(name: str) -> None:
 
     shown = progress().update(change)["exercises"][name]["hints"]
     text = "\n".join(f"{number}. {words}" for number, words in enumerate(exercise.hints[:shown], 1))
-    last = f"Still stuck? `solution(\"{name}\")` shows one way."
+    last = f"Still stuck? `dm.solution(\"{name}\")` shows one way."
     after = last if shown == len(exercise.hints) else "There is one more: run this again."
     card(Kind.HINT, f"{exercise.title}: hint {shown} of {len(exercise.hints)}", f"{text}\n{after}")
 

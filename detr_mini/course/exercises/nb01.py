@@ -145,7 +145,7 @@ EXERCISES = (
         "01.by_hand", "With pencil and paper", Tier.WARM_UP, 5, check_by_hand,
         ("Four steps: two dot products, divide both by √d, exponentials, divide by their sum.",
          "The scaled scores are 1 and 2. So the weights are e¹ / (e¹ + e²) and e² / (e¹ + e²)."),
-        "You can now do by hand what DETR does millions of times per image.",
+        "You can now do by hand what DETR does tens of thousands of times for every picture.",
     ),
     Exercise(
         "01.query", "Write the query", Tier.CORE, 10, check_query,

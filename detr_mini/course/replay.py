@@ -1,0 +1,181 @@
+"""TrainingReplay: slide through a recorded training; see what every query said, who owned what, where one looked.
+
+As in widgets.py: a pure function from state to figure, and a thin shell of sliders around it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ipywidgets
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.course.plots import (
+    GLOW,
+    GREY,
+    INK,
+    ORANGE,
+    PIXELS_PER_INCH,
+    SKY,
+    WIDTH,
+    channels_last,
+    live_png,
+)
+from detr_mini.course.recorder import Recording
+from detr_mini.course.training_plots import bundle
+
+HEIGHT = 3.9  # inches
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the learner sets: the row of a step, an image, a query."""
+
+    row: int = 0
+    image: int = 0
+    query: int = 0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one query says at a moment. box: xyxy in pixels. owner: its object's index, -1 for none.
+
+    score, label: of its best class. map: (h, w), the mean of all heads of the last layer. places: over how many cells
+    that map is spread, as e to the power of its entropy.
+    """
+
+    step: int
+    box: list[float]
+    owner: int
+    score: float
+    label: int
+    map: Tensor
+    places: float
+
+
+def said(recording: Recording, moment: Moment) -> Said:
+    """Read one query off a recording."""
+    at = (moment.row, -1, moment.image)
+    score, label = recording.logits[at][moment.query].sigmoid().max(0)
+    weights = recording.attention[at][:, moment.query].mean(0)  # (h, w)
+    places = torch.special.entr(weights).sum().exp()
+    box = pixels(recording.boxes[at][moment.query], recording.images)
+    return Said(recording.steps[moment.row], box.tolist(), int(recording.owners[at][moment.query]), float(score),
+                int(label), weights, float(places))
+
+
+def pixels(boxes: Tensor, images: Tensor) -> Tensor:
+    """Normalised cxcywh (..., 4) to xyxy in pixels of the images (B, 3, H, W)."""
+    height, width = images.shape[-2:]
+    return cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])
+
+
+def render_replay(recording: Recording, classes: Sequence[str], moment: Moment) -> Figure:
+    """The picture of one moment. Left: the image, all boxes pale, owners blue, the chosen query orange, things dashed.
+    Right: where the chosen query looks."""
+    query, picture = said(recording, moment), channels_last(recording.images[moment.image])
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(WIDTH, HEIGHT))
+    shape = {"xlim": (-0.5, width - 0.5), "ylim": (height - 0.5, -0.5), "xticks": [], "yticks": []}
+    left, right = (figure.add_axes((x, 0.01, 0.485, 0.92), **shape) for x in (0.0, 0.515))
+    left.imshow(0.35 + 0.65 * picture)
+    draw_boxes(left, recording, moment)
+    right.imshow(0.2 + 0.35 * picture.mean(2, keepdims=True).repeat(3, 2))
+    weights = (query.map / query.map.max()).numpy()
+    glow = GLOW(weights)
+    glow[..., 3] = 0.9 * weights**0.5
+    right.imshow(glow, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    outline(right, query.box, ORANGE, 2.0)
+    left.set_title(f"step {query.step:,}: what the queries say", fontsize=10)
+    right.set_title(f"where query {moment.query} looks", fontsize=10)
+    return figure
+
+
+def draw_boxes(axes, recording: Recording, moment: Moment) -> None:
+    """All boxes of the final layer, and the true ones."""
+    at = (moment.row, -1, moment.image)
+    for number, (box, owner) in enumerate(
+        zip(pixels(recording.boxes[at], recording.images).tolist(), recording.owners[at].tolist(), strict=True)
+    ):
+        colour, thick = (SKY, 1.8) if owner >= 0 else (GREY, 0.7)
+        if number != moment.query:
+            outline(axes, box, colour, thick)
+    for box in pixels(recording.targets[moment.image]["boxes"], recording.images).tolist():
+        outline(axes, box, INK, 1.2, (0, (3, 2)))
+    outline(axes, pixels(recording.boxes[at][moment.query], recording.images).tolist(), ORANGE, 2.8)
+
+
+def outline(axes, box: Sequence[float], colour: str, thick: float, style: object = "-") -> None:
+    """One frame; box: xyxy in pixels."""
+    left, top, right, bottom = box
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=thick,
+                             linestyle=style))
+
+
+def describe_replay(recording: Recording, classes: Sequence[str], moment: Moment) -> str:
+    """One moment in words."""
+    query = said(recording, moment)
+    left, top, right, bottom = query.box
+    label = recording.targets[moment.image]["labels"]
+    owned = f"is matched with the {classes[int(label[query.owner])]}" if query.owner >= 0 else "is matched with nothing"
+    return (f"Step {query.step:,}, image {moment.image}. Query {moment.query} says a box of {right - left:.0f} x "
+            f"{bottom - top:.0f} pixels around ({(left + right) / 2:.0f}, {(top + bottom) / 2:.0f}). Its best class is "
+            f"{classes[query.label]} with {query.score:.2f}. It {owned}. Its attention is spread over about "
+            f"{query.places:.0f} of {query.map.numel()} places.")
+
+
+class TrainingReplay:
+    """Three sliders over a Recording: step, image, query.
+
+    classes: names by label. first: the moment that is shown first. Tab moves between the sliders, the arrow keys move
+    them. Raises ValueError for a first moment that the recording does not have.
+    """
+
+    def __init__(self, recording: Recording, classes: Sequence[str], first: Moment | None = None) -> None:
+        self.recording, self.classes = recording, classes
+        self.first = first or Moment(row=len(recording.steps) - 1)
+        rows, _, images, queries = recording.owners.shape
+        if not (self.first.row < rows and self.first.image < images and self.first.query < queries):
+            raise ValueError(f"{self.first} is not in this recording: it has {rows} steps, {images} images, "
+                             f"{queries} queries")
+        self.controls = self.make_controls(images, queries)
+        layout = {"max_width": "100%", "object_fit": "contain"}
+        self.picture = ipywidgets.Image(format="png", width=round(WIDTH * PIXELS_PER_INCH), layout=layout)
+        self.words = ipywidgets.HTML()
+        self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.words])
+        for control in self.controls.values():
+            control.observe(lambda change: self.redraw(), names="value")
+        self.redraw()
+
+    def make_controls(self, images: int, queries: int) -> dict[str, ipywidgets.Widget]:
+        """One control per field of the state."""
+        look = {"style": {"description_width": "5em"}, "layout": {"width": "36em"}}
+        steps = [(f"{step:,}", row) for row, step in enumerate(self.recording.steps)]
+        first = self.first
+        return {
+            "row": ipywidgets.SelectionSlider(options=steps, value=first.row, description="step", **look),
+            "image": ipywidgets.IntSlider(value=first.image, min=0, max=images - 1, description="image", **look),
+            "query": ipywidgets.IntSlider(value=first.query, min=0, max=queries - 1, description="query", **look),
+        }
+
+    @property
+    def moment(self) -> Moment:
+        """What the controls say."""
+        return Moment(**{name: control.value for name, control in self.controls.items()})
+
+    def redraw(self) -> None:
+        """Show picture and words of the present moment."""
+        self.picture.value = live_png(render_replay(self.recording, self.classes, self.moment))
+        words = describe_replay(self.recording, self.classes, self.moment)
+        self.words.value = f'<span aria-live="polite">{words}</span>'
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
+        """The live widget, and beside it the still picture and its words. For Jupyter."""
+        live = self.box._repr_mimebundle_() or {}
+        live.pop("text/plain", None)
+        words = "Sliders choose step, image and query of a recorded training. "
+        words += describe_replay(self.recording, self.classes, self.first)
+        return live | bundle(render_replay(self.recording, self.classes, self.first), words)

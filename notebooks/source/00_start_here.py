@@ -1,0 +1,217 @@
+# %% [markdown]
+# # 00 · Start here
+#
+# **Does my machine work, what is the map, and how do I learn here?**
+#
+# *About 20 minutes. You need Python. No GPU, no network, no account.*
+#
+# Welcome. This course takes apart the detectors called *detection Transformers*, beginning with DETR, until you can
+# build one yourself, train it on your own machine, and say why it works.
+#
+# After this notebook you know
+#
+# - that everything is installed;
+# - what object detection is, and why it is awkward;
+# - the one question that runs through the whole course;
+# - how predictions, exercises and hints work here.
+#
+# Run a cell with **Shift + Enter**. Begin with the next one. Every notebook begins like this.
+
+# %%
+import detr_mini as dm
+from detr_mini.course.notebook import check, check_machine, course_map, plots, predict, quiz, reveal
+from detr_mini.course.notebook import show, show_progress, show_syllabus, time_a_step
+
+dm.setup(seed=0)
+
+# %% [markdown]
+# It fixes the random numbers and the number of threads. So you will see the numbers that stand here.
+#
+# ## 1. Is everything here?
+
+# %% tags=["nbval-ignore-output"]
+check_machine()
+
+# %% [markdown]
+# How fast is your machine? The next cell trains the course's small detector for a few steps, on noise.
+
+# %% tags=["nbval-ignore-output"]
+time_a_step()
+
+# %% [markdown]
+# Multiply when a notebook speaks of training steps. Every notebook says at its top how long it takes. A cell that wants
+# a GPU says so as well; without one it shows what came out elsewhere.
+#
+# ## 2. What is object detection?
+#
+# Our pictures are drawn by the package itself, as many as we like. Ten kinds of things appear in them.
+
+# %%
+import torch
+
+from detr_mini.data.scenes import CLASSES, draw_scene
+
+picture, labels, boxes = draw_scene(seed=0, index=12)
+names = [CLASSES[label] for label in labels]
+print("the ten kinds:", ", ".join(CLASSES))
+print("picture:", picture.shape, picture.dtype, "  things in it:", names)
+
+# %%
+figure, (left, right) = plots.canvas(2, height=3.9)
+corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+plots.scene(picture, title="what a detector gets", axes=left)
+plots.scene(picture, corners, names, title="what it should return", axes=right)
+show(figure, alt="""Two copies of a scene with a blue car, a green tree and a grey cat.
+     On the right one, each thing has a coloured frame with its name.""")
+
+# %% [markdown]
+# **Detection** means: say *what* is there, and *where*. What is a class. Where is a box. So the answer for this picture
+# is three lines.
+
+# %%
+for name, (x, y, width, height) in zip(names, boxes):
+    print(f"{name:5} left {x:3.0f}, top {y:3.0f}, width {width:3.0f}, height {height:3.0f} pixels")
+
+# %% [markdown]
+# How long is the answer for another picture? Here are eight.
+
+# %%
+scenes = [draw_scene(seed=0, index=number) for number in range(10, 18)]
+counts = [len(labels) for _, labels, _ in scenes]
+figure = plots.pictures([image for image, _, _ in scenes], [f"{count} in it" for count in counts])
+show(figure, alt="""Eight scenes with soft backgrounds. They hold between one and five things each,
+     such as cars, houses, cats, balloons, boats and trees.""")
+print("things per picture:", counts)
+
+# %% [markdown]
+# The length differs from picture to picture. That is the first awkward thing about detection. Here is the second one.
+# Before you run the next cell, commit yourself to an answer: click on it.
+
+# %%
+predict("00.order", "We list the three true boxes twice, in two different orders, and compare the lists "
+        "number by number. How far apart are they, on average?",
+        "0 pixels: the boxes are the same", "a few pixels", "more than ten pixels")
+
+# %%
+one_order = torch.tensor(boxes)  # (3, 4): car, tree, cat
+other_order = one_order[[2, 0, 1]]  # (3, 4): cat, car, tree
+difference = (one_order - other_order).abs().mean().item()
+print(f"mean difference: {difference:.1f} pixels")
+
+reveal("00.order", "a" if difference == 0 else "b" if difference <= 10 else "c",
+       "Each number was compared with a number of another thing.")
+
+# %% [markdown]
+# Both lists are perfect answers, and yet a number-by-number comparison finds them far apart. A network that is trained
+# with such a comparison is punished for being right in the wrong order. For what we want is a **set**: any number of
+# things, in no order.
+#
+# For years, detectors went around this. They asked thousands of fixed places, *is something here?*, and threw away
+# duplicates afterwards. In 2020, **DETR** (Carion et al.) took sets seriously: a handful of *object queries* ask the
+# image, a *matching* decides which query answers for which object, and nothing is thrown away. You will build all of
+# it.
+#
+# ## 3. The question of this course
+#
+# DETR was elegant, and it was slow. These are the figures that its paper and its successors' papers report: how often
+# a detector had to see the whole COCO data set, and which average precision (AP) it reached. More AP is better.
+
+# %%
+reported = {  # epochs, AP on COCO val2017, all with a ResNet-50
+    "Faster R-CNN": (109, 42.0), "DETR": (500, 42.0), "DETR, stopped early": (50, 34.8),
+    "Conditional DETR": (50, 41.0), "DAB-DETR": (50, 42.2), "Deformable DETR": (50, 44.5),
+}
+epochs = torch.tensor([epochs for epochs, _ in reported.values()])
+figure = plots.bars(epochs, [f"{name}: {ap} AP" for name, (_, ap) in reported.items()], digits=0,
+                    colours=[plots.GREY, plots.VERMILLION, plots.VERMILLION] + [plots.BLUE] * 3,
+                    xlabel="epochs of training on COCO, as the papers report")
+show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP. DETR 500 epochs for
+     42.0 AP, and only 34.8 AP after 50. Conditional DETR, DAB-DETR and Deformable DETR 50 epochs
+     each, for 41.0, 42.2 and 44.5 AP.""")
+
+# %% [markdown]
+# Look at the two red bars. Given enough time, DETR reached what Faster R-CNN, a detector of the older kind, reached. Its
+# successors needed a tenth of the time, and they changed rather little.
+#
+# > **Why did DETR need 500 epochs? And what did the others change?**
+#
+# By notebook 10 you will have measured the answer to the first question, on a detector that you trained. Notebooks 11
+# to 15 are five answers to the second.
+#
+# ## 4. The map
+
+# %%
+course_map()
+
+# %% [markdown]
+# The numbers in the black tags are notebooks. Below is the way through them; filled stations can be read now.
+
+# %%
+show_syllabus()
+
+# %% [markdown]
+# ## 5. How to work here
+#
+# 1. **Predict.** When a notebook asks, answer before you run the cell. A wrong guess, made in earnest, is what you
+#    will remember. The first guess counts.
+# 2. **Run**, and look for what surprises you.
+# 3. **Change something.** Every cell can be edited and run again. Nothing can break: *Kernel → Restart* brings you back.
+# 4. **Exercise.** Each one has a tier (*warm-up*, *core*, *stretch*), the minutes most people need, a check and two
+#    hints.
+#
+# Solved notebooks lie in the folder `solutions`. They are most useful after an honest try.
+#
+# ### The largest box (`00.largest`)
+#
+# *Warm-up, 3 minutes.* Which of the boxes has the largest area? Fill in the function. Then run the cell, and run the
+# check below it.
+
+# %% tags=["exercise"]
+def largest(boxes):
+    """boxes (M, 4): left, top, width, height -> the index of the box with the largest area."""
+    return None  # your line
+
+# %% tags=["solution"]
+def largest(boxes):
+    """boxes (M, 4): left, top, width, height -> the index of the box with the largest area."""
+    areas = boxes[:, 2] * boxes[:, 3]  # (M,)
+    return areas.argmax()
+
+# %%
+check("00.largest", largest)
+
+# %% [markdown]
+# A wrong answer is told what is wrong with it; try one. For a hint, open a new cell (press **B**) and run
+# `dm.hint("00.largest")`. Run it again for the second hint. `dm.solution("00.largest")` shows one way to do it.
+#
+# ## 6. How far am I?
+
+# %%
+show_progress()
+
+# %% [markdown]
+# Come back to this table whenever you like, and run its cell again. Your progress is kept in one small file,
+# `progress.json`, in the folder of the course. It is sent nowhere. To keep it elsewhere, set the environment variable
+# `DETR_MINI_PROGRESS` to another path.
+#
+# ## Recap
+#
+# - Detection says what is there and where: a class and a box for each thing.
+# - The answer is a set. Its size changes, and it has no order.
+# - DETR learns sets directly, but took 500 epochs to do it.
+# - Predict, run, change, exercise.
+
+# %%
+quiz("00")
+
+# %% [markdown]
+# **Next:** [01, attention by hand](01_attention_by_hand.ipynb). No picture yet, only four flats and a calculator.
+#
+# **References**
+#
+# - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020. DETR: 500 epochs, 42.0 AP.
+# - X. Zhu et al., *Deformable DETR*, 2021. Its table 1 sets Faster R-CNN (109 epochs) beside DETR; 44.5 AP is what its
+#   code reports.
+# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021. 34.8 AP for DETR after 50 epochs is from the
+#   table of its code.
+# - S. Liu et al., *DAB-DETR*, 2022.

@@ -1,0 +1,150 @@
+"""Pictures of the course: described wherever they are shown, alike from run to run, drawn for every topic."""
+
+import base64
+import re
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from nbconvert import HTMLExporter
+
+import detr_mini as dm
+from detr_mini.course import coursemap, notebook, pipeline, plots
+from detr_mini.course.syllabus import LESSONS, STAGES, lesson
+
+WORDS = 'Weights: "Attic" 0.67 & the rest < 0.33.'
+
+
+@pytest.fixture(autouse=True)
+def course_style() -> None:
+    """As after setup()."""
+    plots.style()
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """Every output shown, in order."""
+    outputs: list[dict[str, str]] = []
+    monkeypatch.setattr(plots, "display", lambda data, raw: outputs.append(data))
+    return outputs
+
+
+def test_description_survives_the_export_to_html(shown: list[dict[str, str]]) -> None:
+    """Through a stored notebook and nbconvert, with quotes and signs, as the alt text of the one picture."""
+    plots.show(plots.bars([1.0, 2.0], ["a", "b"]), alt=WORDS)
+    cell = nbformat.v4.new_code_cell("show(...)", outputs=[nbformat.v4.new_output("display_data", shown[0])])
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    found = re.findall(r'<img[^>]*alt="([^"]*)"', page)
+    assert [text.replace("&quot;", '"').replace("&amp;", "&").replace("&lt;", "<") for text in found] == [WORDS]
+    assert "No description has been provided" not in page
+
+
+def test_a_picture_without_words_is_refused() -> None:
+    """A word or two describe nothing."""
+    with pytest.raises(ValueError, match="say what the picture shows"):
+        plots.show(plots.bars([1.0], ["a"]), alt="A plot.")
+
+
+def test_show_closes_and_tidies(shown: list[dict[str, str]]) -> None:
+    """A pyplot figure is not drawn a second time at the cell's end; line ends in descriptions become spaces."""
+    figure, axes = pyplot.subplots()
+    plots.show(figure, alt="A description that goes\n     over two lines of the source.")
+    assert not pyplot.fignum_exists(figure.number)
+    assert shown[0]["text/plain"] == "A description that goes over two lines of the source."
+
+
+def test_the_same_figure_gives_the_same_bytes() -> None:
+    """So that a rebuilt notebook does not differ."""
+    one, other = (plots.picture_html(plots.matrix(torch.eye(3)), WORDS) for _ in range(2))
+    assert one == other
+
+
+def test_heavy_pictures_are_stored_as_jpeg() -> None:
+    """Noise would cost half a megabyte as PNG."""
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    kind, data = plots.encode(plots.pictures([noise] * 4))
+    assert kind == "jpeg" and data.startswith(b"\xff\xd8") and len(data) < 400_000
+    kind, data = plots.encode(plots.bars([1.0], ["a"]))
+    assert kind == "png" and data.startswith(b"\x89PNG") and len(data) <= plots.HEAVY
+    html = plots.picture_html(plots.bars([1.0], ["a"]), WORDS)
+    assert base64.b64decode(re.search(r"base64,([^\"]+)", html)[1]).startswith(b"\x89PNG")
+
+
+def test_matrix_shows_its_numbers() -> None:
+    """Every cell has its number, readable on its colour, and the sides their names."""
+    figure = plots.matrix([[0.0, 1.0], [0.25, 0.75]], ["q1", "q2"], ["k1", "k2"], row_name="query", top=1.0)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.00", "1.00", "0.25", "0.75"]
+    assert [text.get_color() for text in axes.texts] == ["black", "white", "black", "white"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["k1", "k2"]
+    assert axes.get_ylabel() == "query"
+
+
+def test_bars_curves_scenes_and_maps_draw_what_they_get() -> None:
+    """Lengths of bars, data of lines, frames in pixels, cells over the whole picture."""
+    picture = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    bars = plots.bars(torch.tensor([2.0, -1.0]), ["a", "b"]).axes[0]
+    assert [patch.get_width() for patch in bars.patches] == [2.0, -1.0]
+    curves = plots.curves({"one": [1, 2, 3], "two": [3, 2, 1]}, xlabel="step", ylabel="loss").axes[0]
+    assert [line.get_ydata().tolist() for line in curves.lines] == [[1, 2, 3], [3, 2, 1]]
+    assert [text.get_text().strip() for text in curves.texts] == ["one", "two"]
+    scene = plots.scene(picture, [[5, 6, 20, 30]], ["cup"]).axes[0]
+    assert scene.patches[0].get_bbox().extents.tolist() == [5, 6, 20, 30]
+    overlay = plots.attention_map(picture, torch.tensor([[1.0, 0.0]])).axes[0].images[1]
+    assert list(overlay.get_extent()) == [-0.5, 59.5, 39.5, -0.5]
+    assert overlay.get_array()[0, 1, 3] == 0  # no attention, no glow
+
+
+@pytest.mark.parametrize("topic", pipeline.TOPICS)
+def test_where_we_are_lights_every_topic(topic: str, shown: list[dict[str, str]]) -> None:
+    """Lit titles are bold, the others are not, and the words say what is lit."""
+    notebook.where_we_are(topic)
+    lit, sentence = pipeline.TOPICS[topic]
+    assert sentence in shown[0]["text/plain"]
+    texts = pipeline.draw_pipeline(topic).axes[0].texts
+    bold = {text.get_text() for text in texts if text.get_weight() == "bold"}
+    assert bold == {pipeline.PARTS[name].title for name in lit}
+
+
+def test_unknown_topic_names_the_known_ones() -> None:
+    """A slip in a notebook's source is found at once."""
+    with pytest.raises(ValueError, match="no part of the drawing is called 'atention': choose one of all, attention"):
+        notebook.where_we_are("atention")
+
+
+def test_the_map_has_every_notebook(shown: list[dict[str, str]]) -> None:
+    """Stations 01 to 21 in order; badges on parts that exist; stages cover all lessons once."""
+    notebook.course_map()
+    assert len(shown) == 2
+    numbers = [text.get_text() for text in coursemap.draw_way().axes[0].texts if text.get_text().isdigit()]
+    assert numbers == [one.number for one in LESSONS[1:]]
+    assert set(coursemap.BADGES) <= set(pipeline.PARTS)
+    covered = [one.number for first, last in STAGES.values() for one in LESSONS if first <= one.number <= last]
+    assert covered == numbers
+    assert lesson("09").stem == "09_train_detr"
+    with pytest.raises(ValueError, match="numbered 00 to 21"):
+        lesson("99")
+
+
+def test_setup_repeats_and_says_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two notebooks with one seed draw the same numbers, from PyTorch and from NumPy."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads, draws = torch.get_num_threads(), []
+    for _ in range(2):
+        dm.setup(seed=3)
+        draws.append((torch.rand(1).item(), np.random.rand()))
+    torch.set_num_threads(threads)
+    assert draws[0] == draws[1]
+    assert capsys.readouterr().out == "detr_mini is ready: random seed 3, 1 threads.\n" * 2
+
+
+def test_canvas_gives_one_or_many() -> None:
+    """One pair of axes alone, several as a list; nothing is known to pyplot, so nothing is drawn twice."""
+    before = pyplot.get_fignums()
+    figure, axes = plots.canvas()
+    assert isinstance(figure, Figure) and axes is figure.axes[0]
+    assert len(plots.canvas(3, 2)[1]) == 6
+    assert pyplot.get_fignums() == before
