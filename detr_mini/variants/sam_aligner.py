@@ -55,8 +55,10 @@ class AlignedAttention(MultiHeadAttention):
         Offsets run from -1 to 1, edge to edge of the box. Widths are those of the Gaussian; without it they have
         no heads (B, Q, 0, 2).
         """
-        found = self.find(F.relu(self.narrow(crops.flatten(0, 1))).flatten(1))  # (B*Q, 2 heads or 4 heads)
-        offsets, widths = found.unflatten(0, crops.shape[:2]).unflatten(-1, (-1, 2)).tensor_split([self.heads], dim=2)
+        weight, bias = self.narrow.weight.flatten(1), self.narrow.bias[:, None]  # (d/4, d), (d/4, 1)
+        narrow = F.relu(weight @ crops.flatten(-2) + bias)  # (B, Q, d/4, 49): a 1 x 1 convolution, as a matrix product
+        found = self.find(narrow.flatten(2))  # (B, Q, 2 heads or 4 heads)
+        offsets, widths = found.unflatten(-1, (-1, 2)).tensor_split([self.heads], dim=2)
         return offsets.tanh(), widths
 
     def gates(self, content: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,10 +76,20 @@ def extent(grid: Grid) -> Tensor:
 
 
 def crop(box: Tensor, memory: Tensor, grid: Grid) -> Tensor:
-    """RoIAlign: what memory (B, HW, d) holds inside each box (B, Q, 4) cxcywh -> (B, Q, d, 7, 7)."""
-    maps = memory.transpose(1, 2).unflatten(-1, grid.shapes[0])  # (B, d, H, W)
+    """RoIAlign: what memory (B, HW, d) holds inside each box (B, Q, 4) cxcywh -> (B, Q, d, 7, 7).
+
+    A box carries no gradient here, so RoIAlign is a fixed weighted sum of cells. Where cells are fewer than channels it
+    is cheaper to ask for the weights, and to multiply: RoIAlign's own backward pass takes long on a CPU.
+    """
     corners = cxcywh_to_xyxy(box.detach()) * extent(grid).repeat(1, 1, 2)  # (B, Q, 4) in cells
-    return roi_align(maps, list(corners), CROP, aligned=True).unflatten(0, box.shape[:2])
+    cells, width = memory.shape[1:]
+    if cells > width:
+        maps = memory.transpose(1, 2).unflatten(-1, grid.shapes[0])  # (B, d, H, W)
+        return roi_align(maps, list(corners), CROP, aligned=True).unflatten(0, box.shape[:2])
+    one_each = torch.eye(cells, dtype=memory.dtype, device=memory.device).view(1, cells, *grid.shapes[0])
+    weights = roi_align(one_each, [corners.flatten(0, 1)], CROP, aligned=True)  # (B*Q, HW, 7, 7)
+    weights = weights.view(*box.shape[:2], cells, -1).transpose(2, 3).flatten(1, 2)  # (B, Q * 49, HW)
+    return (weights @ memory).unflatten(1, (-1, CROP, CROP)).movedim(-1, 2)
 
 
 def sample(crops: Tensor, offsets: Tensor) -> Tensor:

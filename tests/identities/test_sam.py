@@ -103,6 +103,23 @@ def test_resampling_is_bilinear_sampling_of_memory() -> None:
     assert (sample(crops, centres)[0, 0] - memory[0]).abs().max() < 1e-5
 
 
+def test_cropping_has_two_ways_and_one_result() -> None:
+    """RoIAlign itself, and RoIAlign's weights times memory: the same cuts and the same gradient, boxes over the edge
+    included."""
+    torch.manual_seed(0)
+    grid, box = open_grid(4, 6, batch=2), torch.rand(2, 7, 4)
+    results = []
+    for width in (23, 24):  # 24 cells: more than channels, then as many
+        torch.manual_seed(1)
+        memory = torch.randn(2, 24, 24)[..., :width].requires_grad_()
+        cut = crop(box, memory, grid)
+        (cut * torch.arange(49).view(7, 7)).sum().backward()
+        results.append((cut, memory.grad))
+    assert results[0][0].shape == (2, 7, 23, 7, 7)
+    assert (results[0][0] - results[1][0][:, :, :23]).abs().max() < 1e-5
+    assert torch.allclose(results[0][1], results[1][1][..., :23], rtol=1e-4, atol=1e-3)
+
+
 def test_boxes_count_from_the_image_not_from_the_padding() -> None:
     """The same box in an image alone and in the same image with padding cuts out the same features."""
     alone, grid = torch.randn(1, 12, 32), open_grid(3, 4)

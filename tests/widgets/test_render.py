@@ -1,4 +1,4 @@
-"""AttentionByHand: right at every setting of its controls, readable in every picture, and there for those who only read."""
+"""AttentionByHand: right at every setting, readable in every picture, and there for those who only read."""
 
 import itertools
 import math
