@@ -82,8 +82,8 @@ def suppress(predictions: Predictions, threshold: float = 0.5) -> Predictions:
     return kept
 
 
-def repeats(dataset: Scenes, predictions: Predictions, recall: float = 0.7) -> float:
-    """Duplicates per found thing, at the score where `recall` of all things are found; nan where so many never are.
+def repeats(dataset: Scenes, predictions: Predictions, recall: float = 0.7) -> float | None:
+    """Duplicates per found thing, at the score where `recall` of all things are found; None where so many never are.
 
     A detection is on a thing when it has its class and an IoU of at least 0.5. The surest one finds it, every further
     one is a duplicate. Scores of two detectors need not mean the same, so a fixed threshold would compare unlike cuts.
@@ -98,7 +98,7 @@ def repeats(dataset: Scenes, predictions: Predictions, recall: float = 0.7) -> f
         found, again = found + first, again + (not first)
         if found >= recall * things:
             return again / found
-    return float("nan")
+    return None
 
 
 def verdicts(target: dict, found: dict[str, Tensor], size: tuple[int, int]) -> list[tuple[float, bool]]:
@@ -130,7 +130,7 @@ def run(meeting: str, recipe: Recipe, seed: int, path: Path, every: int, weights
         results.append(result.to_dict() | {"nms": {"ap": after.ap, "ap50": after.ap50, "ap75": after.ap75},
                                            "repeats": repeats(held_out, found)})
         print(f"{meeting} seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}, after NMS {after.ap50:.3f}, "
-              f"repeats {results[-1]['repeats']:.2f}", flush=True)
+              f"repeats {results[-1]['repeats']}", flush=True)
         return result
 
     torch.manual_seed(seed)
