@@ -12,7 +12,7 @@ is kept, and the random state is put back. A run with a recorder ends at the sam
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -68,15 +68,27 @@ class Recording:
         changed = (held & (owners[1:] != owners[:-1])).sum((1, 2))  # (S - 1,)
         return changed / held.sum((1, 2)).clamp(min=1)
 
-    def save(self, path: Path | str) -> None:
-        """Write everything to one safetensors file, atomically; floating numbers in half precision."""
+    def slim(self) -> "Recording":
+        """The last layer only, its heads averaged: a small file that TrainingReplay can still show. L and heads are 1.
+
+        All layers' losses stay.
+        """
+        last = {name: getattr(self, name)[:, -1:] for name in ("logits", "boxes", "owners")}
+        return replace(self, attention=self.attention[:, -1:].mean(3, keepdim=True), **last)
+
+    def save(self, path: Path | str, **facts: object) -> None:
+        """Write everything to one safetensors file, atomically; floating numbers in half precision.
+
+        facts: where the recording comes from, anything that JSON can hold; see `read_recording_facts`.
+        """
         tensors = {name: compact(getattr(self, name)) for name in TENSORS}
         tensors |= {f"losses.{name}": values for name, values in self.losses.items()}
         for index, target in enumerate(self.targets):
             tensors |= {f"targets.{index}.{name}": target[name] for name in ("labels", "boxes")}
-        facts = {"format": FORMAT, "steps": json.dumps(self.steps)}
+        described = {name: json.dumps(fact) for name, fact in facts.items()}
+        described |= {"format": FORMAT, "steps": json.dumps(self.steps)}
         with atomic(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, facts)
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, described)
 
 
 def compact(values: Tensor) -> Tensor:
@@ -104,6 +116,12 @@ def load_recording(path: Path | str) -> Recording:
                for index in range(len(wide["images"]))]
     rest = {name: wide[name] for name in TENSORS}
     return Recording(json.loads(facts["steps"]), targets=targets, losses=losses, **rest)
+
+
+def read_recording_facts(path: Path | str) -> dict[str, object]:
+    """What a recording says about itself: its steps, and the facts that it was saved with."""
+    with safe_open(path, "pt") as file:
+        return {name: json.loads(fact) for name, fact in file.metadata().items() if name != "format"}
 
 
 def widen(values: Tensor) -> Tensor:
