@@ -1,0 +1,86 @@
+"""TrainingReplay: every moment can be drawn and told, and the sliders change both."""
+
+import itertools
+import time
+
+import pytest
+import torch
+
+from detr_mini.course import plots
+from detr_mini.course.recorder import Recording
+from detr_mini.course.replay import Moment, TrainingReplay, describe_replay, render_replay, said
+
+CLASSES = ("fish", "tree")
+
+
+@pytest.fixture(autouse=True)
+def course_style() -> None:
+    """As after setup()."""
+    plots.style()
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    """Three steps, two images, four queries, one layer, two heads; query 1 owns the tree of image 0."""
+    torch.manual_seed(0)
+    owners = torch.full((3, 1, 2, 4), -1)
+    owners[:, 0, 0, 1] = 0
+    target = {"labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.4]])}
+    attention = torch.rand(3, 1, 2, 2, 4, 8, 8)
+    return Recording(
+        [0, 10, 2500], torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8), [target, target],
+        torch.randn(3, 1, 2, 4, 2), torch.rand(3, 1, 2, 4, 4) * 0.4 + 0.2, owners,
+        attention / attention.sum((-1, -2), keepdim=True), {"loss_ce": torch.rand(3, 1)},
+    )
+
+
+def test_every_moment_can_be_drawn_and_told(recording: Recording) -> None:
+    """All positions of all sliders, each in under 100 ms after the first."""
+    moments = [Moment(*three) for three in itertools.product(range(3), range(2), range(4))]
+    render_replay(recording, CLASSES, moments[0])
+    seconds = []
+    for moment in moments:
+        started = time.process_time()
+        figure, words = render_replay(recording, CLASSES, moment), describe_replay(recording, CLASSES, moment)
+        plots.live_png(figure)
+        seconds.append(time.process_time() - started)
+        assert f"Query {moment.query} says a box" in words and f"Step {recording.steps[moment.row]:,}" in words
+        titles = [axes.get_title(loc="left") for axes in figure.axes]
+        assert f"step {recording.steps[moment.row]:,}" in titles[0] and f"query {moment.query}" in titles[1]
+    assert sorted(seconds)[len(seconds) // 2] < 0.2
+
+
+def test_the_words_are_the_numbers(recording: Recording) -> None:
+    """Box in pixels, owner by name, and how far attention is spread: one cell is 1, uniform is all 64."""
+    words = describe_replay(recording, CLASSES, Moment(1, 0, 1))
+    _, _, width, height = (recording.boxes[1, -1, 0, 1] * 128).tolist()
+    assert f"{width:.0f} x {height:.0f} pixels" in words and "is matched with the tree" in words
+    assert "matched with nothing" in describe_replay(recording, CLASSES, Moment(1, 0, 2))
+    recording.attention[2, -1, 0, :, 0] = 1 / 64
+    assert said(recording, Moment(2, 0, 0)).places == pytest.approx(64, rel=1e-4)
+    recording.attention[2, -1, 0, :, 3] = torch.eye(64)[20].view(8, 8)
+    assert said(recording, Moment(2, 0, 3)).places == pytest.approx(1, rel=1e-4)
+
+
+def test_sliders_redraw(recording: Recording) -> None:
+    """Each control changes picture and words; the words are announced."""
+    replay = TrainingReplay(recording, CLASSES)
+    assert replay.moment == Moment(row=2)
+    for name, value in (("row", 1), ("image", 1), ("query", 3)):
+        before = replay.picture.value, replay.words.value
+        replay.controls[name].value = value
+        assert replay.picture.value != before[0] and replay.words.value != before[1]
+    assert 'aria-live="polite"' in replay.words.value
+
+
+def test_a_stored_notebook_keeps_a_still_picture(recording: Recording) -> None:
+    """Live widget, picture with its words, and plain text, from the first moment."""
+    data = TrainingReplay(recording, CLASSES, Moment(0, 0, 1))._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert "<img" in data["text/html"] and "is matched with the tree" in data["text/plain"]
+
+
+def test_a_first_moment_outside_is_refused(recording: Recording) -> None:
+    """Told how much there is."""
+    with pytest.raises(ValueError, match="it has 3 steps, 2 images, 4 queries"):
+        TrainingReplay(recording, CLASSES, Moment(query=4))
