@@ -1,0 +1,243 @@
+"""AttentionExplorer: what it shows is what the detector recorded, for every detector and every setting."""
+
+import re
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from detr_mini import zoo
+from detr_mini.checkpoints import load_weights
+from detr_mini.course import attention_explorer, plots
+from detr_mini.course.attention_explorer import (
+    AttentionExplorer,
+    Explored,
+    Exploring,
+    describe_exploring,
+    ellipse,
+    explore,
+    first_state,
+    render_exploring,
+    within,
+)
+from detr_mini.data.scenes import CLASSES, Scenes
+from detr_mini.data.transforms import build_transform
+from detr_mini.detr import Detr
+from detr_mini.files import DATA
+from detr_mini.recipes import SamModel, resized
+from detr_mini.trace import AttentionTrace
+
+IMAGE, TARGET = Scenes(20, seed=1_000_003)[5]
+SYSTEMS = zoo.names()
+
+
+def detector(name: str) -> Detr:
+    """The shipped weights, or random ones for a detector that has none yet."""
+    path = DATA / "weights" / f"{name}.safetensors"
+    torch.manual_seed(0)
+    return load_weights(path) if path.exists() else zoo.build(name)
+
+
+@pytest.fixture(scope="module")
+def explored() -> dict[str, Explored]:
+    """Every detector on one scene."""
+    return {name: explore(detector(name), IMAGE) for name in SYSTEMS}
+
+
+@pytest.fixture(autouse=True)
+def course_style() -> None:
+    """As after setup()."""
+    plots.style()
+
+
+def states(one: Explored) -> list[Exploring]:
+    """Every layer and head once, for the first asker; every query and every place once, in the first layers."""
+    first, (rows, columns) = first_state(one), one.shape
+    found = [replace(first, layer=layer, head=head) for layer in one.layers for head in range(one.heads + 1)]
+    found += [replace(first, layer="decoder 1", query=query) for query in one.queries]
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return found + [replace(first, layer="encoder 1", place=place) for place in places]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_maps_are_the_recorded_ones(name: str, explored: dict[str, Explored]) -> None:
+    """A second pass under an open trace gives the same maps, up to the one byte that a cell has."""
+    model = detector(name)
+    size = torch.tensor(IMAGE.shape[1:])
+    transform = build_transform(zoo.recipe(name).data, train=False)
+    with torch.no_grad(), AttentionTrace(model.eval()) as trace:
+        model(transform(IMAGE, TARGET | {"orig_size": size, "image_id": 0})[0][None])
+    one = explored[name]
+    assert list(one.layers) == ["encoder 1", "encoder 2", "decoder 1", "decoder 2", "decoder 3"]
+    for title, layer in one.layers.items():
+        side, number = title.split()
+        kind = "self_attention" if side == "encoder" else "cross_attention"
+        maps = trace.maps(f"{side}.layers.{int(number) - 1}.{kind}")[0]  # (heads, N, h, w)
+        maps = maps if side == "encoder" else maps[:, one.queries]
+        shown = layer.maps / 255 * layer.tops[..., None, None]
+        assert np.abs(shown[1:] - maps.numpy()).max() <= maps.max() / 500
+        assert np.abs(shown[0] - maps.mean(0).numpy()).max() <= maps.max() / 500
+        assert ((layer.maps.max((-2, -1)) == 255) == (layer.spread > 0)).all() and layer.spread.max() <= 64
+        assert layer.spread.min() > 0 or name == "deformable"  # its samples may all lie outside the image
+
+
+def test_each_detector_shows_what_steers_it(explored: dict[str, Explored]) -> None:
+    """Samples, salient points, Gaussians, points and boxes: each where its detector has it, and nowhere else."""
+    last = {name: one.layers["decoder 3"] for name, one in explored.items()}
+    assert {name for name, layer in last.items() if layer.dots is not None} == {"deformable", "sam"}
+    assert {name for name, layer in last.items() if layer.ellipses is not None} == {"smca"}
+    assert {name for name, layer in last.items() if layer.references is None} == {"detr"}
+    sizes = {name: np.ptp(layer.references.reshape(-1, 2, 2), axis=1).max() for name, layer in last.items()
+             if layer.references is not None}
+    assert {name for name, size in sizes.items() if size > 0.01} == {"deformable", "dab", "sam"}
+    assert last["deformable"].dots.shape == (8, 25, 4, 3) and last["sam"].dots.shape == (8, 25, 1, 3)
+    assert np.allclose(last["deformable"].dots[..., 2].sum(-1), 1, atol=1e-5)
+    assert explored["deformable"].layers["encoder 1"].dots.shape == (8, 64, 4, 3)
+
+
+def test_an_ellipse_is_the_gaussian() -> None:
+    """Centre and deviations come back from the logarithm; a flat direction is 100 maps wide."""
+    x, y = torch.meshgrid(torch.arange(9.0), torch.arange(6.0), indexing="xy")  # (6, 9) each
+    values = -((x - 2.25) ** 2 / 2 / 1.5**2 + (y - 7.0) ** 2 / 2 / 4.0**2)
+    assert torch.allclose(ellipse(values).float(), torch.tensor([2.75 / 9, 7.5 / 6, 1.5 / 9, 4.0 / 6]), atol=1e-4)
+    assert ellipse(torch.zeros(6, 9))[2:].tolist() == [100, 100]
+
+
+def test_smca_ellipses_are_its_prior(explored: dict[str, Explored]) -> None:
+    """Centre plus offset, and 2 / scale cells wide, since log G = -(s d)^2 / 8."""
+    model = detector("smca")
+    size = torch.tensor(IMAGE.shape[1:])
+    with torch.no_grad(), AttentionTrace(model.eval()) as trace:
+        transform = build_transform(zoo.recipe("smca").data, train=False)
+        model(transform(IMAGE, TARGET | {"orig_size": size, "image_id": 0})[0][None])
+    one, prior = explored["smca"], trace["decoder.layers.1.cross_attention.prior"]
+    kept = one.queries
+    centre = trace["decoder"].reference[1, 0, kept, None] * 8 + prior.offset[0, kept] + 0.5  # (Q, heads, 2) in cells
+    drawn = torch.from_numpy(one.layers["decoder 2"].ellipses).transpose(0, 1)  # (Q, heads, 4)
+    assert torch.allclose(drawn[..., :2].float() * 8, centre, atol=0.05)
+    assert torch.allclose(drawn[..., 2:].float() * 8, (2 / prior.scale[0, kept].abs()).clamp(max=800), rtol=0.02)
+
+
+def test_inside_counts_parts_of_cells() -> None:
+    """A box over half a cell covers half of it; boxes beyond the image cover nothing there."""
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.25], [-1.0, -1.0, 2.0, 2.0], [0.25, 0.25, 0.75, 0.75]])
+    covered = within(boxes, (2, 2))
+    assert covered.tolist() == [[[0.5, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]], [[0.25, 0.25], [0.25, 0.25]]]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_state_has_a_picture_and_words(name: str, explored: dict[str, Explored]) -> None:
+    """Words for all states, all different where something else is shown; a picture for each layer of each kind."""
+    one = explored[name]
+    words = {describe_exploring(one, state) for state in states(one)}
+    assert len(words) >= len(set(states(one))) - 1
+    assert not any("nan" in text or "{}" in text for text in words)
+    first = first_state(one)
+    for state in (first, replace(first, layer="encoder 2", head=8), replace(first, layer="decoder 1", head=1)):
+        figure = render_exploring(one, state)
+        figure.canvas.draw()
+        assert [axes.get_title(loc="left") for axes in figure.axes] == [
+            "what it found", f"{state.layer}, {f'head {state.head}' if state.head else 'mean of all heads'}"]
+
+
+def test_every_setting_of_detr_is_a_picture_of_its_own(explored: dict[str, Explored]) -> None:
+    """Layers, heads, queries, places: no two of them look the same."""
+    one, first = explored["detr"], first_state(explored["detr"])
+    chosen = [replace(first, layer=layer, head=head) for layer in one.layers for head in (0, 8)]
+    chosen += [replace(first, query=query) for query in one.queries[1:3]]
+    pictures = {plots.live_png(render_exploring(one, state)) for state in chosen}
+    assert len(pictures) == len(chosen)
+    assert plots.live_png(render_exploring(one, first)) == plots.live_png(render_exploring(one, first))
+
+
+def test_detections_are_the_detectors_own(explored: dict[str, Explored]) -> None:
+    """Each query once, the surest first, with its best class; as many count as pass the threshold."""
+    model, one = detector("detr"), explored["detr"]
+    size, transform = torch.tensor(IMAGE.shape[1:]), build_transform(zoo.recipe("detr").data, train=False)
+    with torch.no_grad():
+        output = model.eval()(transform(IMAGE, TARGET | {"orig_size": size, "image_id": 0})[0][None])
+    scores, labels = output.logits[-1, 0].sigmoid().max(-1)
+    assert sorted(one.queries) == list(range(25)) and one.scores == sorted(one.scores, reverse=True)
+    for query, name, score in zip(one.queries, one.names, one.scores, strict=True):
+        assert name == CLASSES[labels[query]] and score == pytest.approx(float(scores[query]), abs=1e-4)
+    assert one.found == int((scores >= 0.35).sum()) > 0
+
+
+def test_looking_changes_nothing() -> None:
+    """The model is in its own mode afterwards, and no trace stays open."""
+    model = zoo.build("dab").train()
+    explore(model, IMAGE)
+    assert model.training and not any(getattr(module, "trace", None) for module in model.modules())
+
+
+def test_sam_with_gaussians_and_softmax_heads() -> None:
+    """The other options: SAM-DETR's Gaussian has its centre at the salient point; a softmax head has no no-object."""
+    sam = zoo.build("sam", model=SamModel(**zoo.recipe("sam").model.__dict__ | {"gaussian": True}))
+    layer = explore(sam, IMAGE).layers["decoder 2"]
+    narrow = (layer.ellipses[..., 2:] < 2).all(-1)  # a wide one is nearly flat, and its centre is not to be seen
+    assert narrow.any() and np.allclose(layer.ellipses[narrow][:, :2], layer.dots[narrow][:, 0, :2], atol=1e-3)
+    softmax = zoo.build("detr", model=resized(zoo.recipe("detr"), head="softmax").model)
+    assert set(explore(softmax, IMAGE).names) <= set(CLASSES)
+
+
+def test_a_large_image_keeps_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder's maps go first, with a note; then the queries that are least sure."""
+    model = detector("detr")
+    for limit, queries in ((60_000, 25), (20_000, 11), (10, 1)):
+        monkeypatch.setattr(attention_explorer, "MOST_BYTES", limit)
+        one = explore(model, IMAGE)
+        assert list(one.layers) == ["decoder 1", "decoder 2", "decoder 3"]
+        assert [len(layer.maps[0]) for layer in one.layers.values()] == [queries] * 3 == [len(one.queries)] * 3
+        words = describe_exploring(one, first_state(one))
+        assert words.endswith("The encoder's maps of so large an image are left out.")
+
+
+def test_who_only_reads_sees_the_first_state() -> None:
+    """A still picture with its description, the same in every session, and small."""
+    one, other = (AttentionExplorer(detector("detr"), IMAGE)._repr_mimebundle_() for _ in range(2))
+    words = re.search(r'<img alt="([^"]+)"', one["text/html"])[1]
+    assert words == one["text/plain"] and "Decoder 3, mean of all 8 heads. Query" in words
+    assert (one["text/html"], one["text/plain"]) == (other["text/html"], other["text/plain"])
+    assert set(one) - {"text/html", "text/plain"} <= {"application/vnd.jupyter.widget-view+json"}
+    assert len(one["text/html"]) < 60_000
+
+
+def test_a_state_can_be_given_and_read() -> None:
+    """What is chosen first, what was chosen since, and the picture and words of it."""
+    widget = AttentionExplorer(detector("detr"), IMAGE, state=Exploring("encoder 2", 3, 7, (4, 5)))
+    assert widget.state == Exploring("encoder 2", 3, 7, (4, 5)) and "(88, 72) asks" in widget.describe()
+    widget.layer, widget.query = "decoder 1", 11
+    assert widget.state == Exploring("decoder 1", 3, 11, (4, 5)) and "Query 11 asks" in widget.describe()
+    assert widget.render().axes[1].get_title(loc="left") == "decoder 1, head 3"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"layer": "decoder 4"}, "no layer 'decoder 4' here: choose encoder 1, encoder 2, decoder 1, decoder 2, decoder 3"),
+    ({"head": 9}, "no head 9 here: choose 0 (the mean of all) to 8"),
+    ({"query": 25}, "no query 25 here: choose 0, 1, 2"),
+    ({"place": (8, 0)}, "no place (8, 0) here: choose (0, 0) to (7, 7)"),
+])
+def test_what_is_not_there_is_refused(changes: dict, message: str) -> None:
+    """The message has the choices."""
+    state = replace(Exploring("decoder 1"), **changes)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AttentionExplorer(detector("detr"), IMAGE, state=state)
+
+
+def test_an_image_that_is_none_is_refused() -> None:
+    """Floats and channels last are the two usual ones."""
+    for image in (IMAGE.float(), IMAGE.permute(1, 2, 0)):
+        with pytest.raises(ValueError, match="an image is \\(3, H, W\\) uint8, not"):
+            explore(detector("detr"), image)
+
+
+def test_a_picture_takes_a_tenth_of_a_second(explored: dict[str, Explored]) -> None:
+    """Processor time of the still form, the best of five: the live form redraws in the browser, faster."""
+    one, spent = explored["deformable"], []
+    for _ in range(5):
+        start = time.process_time()
+        plots.live_png(render_exploring(one, first_state(one)))
+        spent.append(time.process_time() - start)
+    assert min(spent) < 0.25
