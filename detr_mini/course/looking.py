@@ -27,7 +27,7 @@ def entropy(maps: Tensor) -> Tensor:
 
 
 def coverage(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The part of every cell that a box covers, 0 to 1: (..., 4) -> (..., h, w). What lies outside the image is lost."""
+    """The part of every cell that a box covers, 0 to 1: (..., 4) -> (..., h, w). Beyond the image it is lost."""
     def along(first: Tensor, last: Tensor, count: int) -> Tensor:
         cell = torch.arange(count, device=boxes.device)
         return (torch.minimum(last * count, cell + 1) - torch.maximum(first * count, cell)).clamp(min=0)  # (..., count)
@@ -38,7 +38,7 @@ def coverage(boxes: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def mass_inside(maps: Tensor, boxes: Tensor) -> Tensor:
-    """The part of the attention that falls into the box; a cell counts as far as it is covered: (..., h, w) -> (...)."""
+    """The part of the attention that falls into the box, cells counting as far as covered: (..., h, w) -> (...)."""
     return (maps * coverage(boxes, maps.shape[-2:])).sum((-2, -1))
 
 
@@ -84,7 +84,8 @@ def measure_layer(look: Look, targets: list[dict[str, Tensor]], layer: int) -> d
     """The measures of one layer, an entry per matched pair."""
     image, query = (look.owners[layer] >= 0).nonzero(as_tuple=True)  # (N,)
     owner, maps = look.owners[layer][image, query], look.attention[layer]  # (N,), (B, heads, Q, h, w)
-    wanted = torch.stack([targets[i]["boxes"][o] for i, o in zip(image.tolist(), owner.tolist(), strict=True)])  # (N, 4)
+    pairs = zip(image.tolist(), owner.tolist(), strict=True)
+    wanted = torch.stack([targets[index]["boxes"][thing] for index, thing in pairs])  # (N, 4)
     mine, others = maps[image, :, query], maps[(image + 1) % len(maps), :, query]  # (N, heads, h, w)
     mean, roi = mine.mean(1), roi_weights(wanted, maps.shape[-2:])  # (N, h, w)
     flat = torch.full_like(mean, 1 / mean[0].numel())

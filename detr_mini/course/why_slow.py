@@ -1,6 +1,6 @@
 """Why DETR learns slowly: train it, look at chosen steps, and write down how it looks. Beside it, one cure.
 
-    python -m detr_mini.course.why_slow                                        # DETR 2,500 steps, SMCA 1,000; ten minutes
+    python -m detr_mini.course.why_slow              # DETR 2,500 steps, SMCA 1,000: ten minutes
     python -m detr_mini.course.why_slow --detectors smca --steps 500 --to /tmp/mine
 
 Every run leaves two files. DETECTOR.jsonl: provenance first, then one line per look at 200 held-out scenes, with the
