@@ -111,6 +111,7 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--every", type=int, default=250, help="steps between evaluations (default: %(default)s)")
     command.add_argument("--to", type=Path, default=Path("runs/race"), help="folder for the curves (%(default)s)")
     command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
+    command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
     command.set_defaults(run=run_race)
 
 
@@ -192,9 +193,12 @@ def run_detect(options: argparse.Namespace) -> None:
 
 
 def run_race(options: argparse.Namespace) -> None:
-    """Run what is missing and print one line per run."""
+    """Run what is missing and print one line per run; or print the table of the runs in a folder."""
     from detr_mini.course.race import race
+    from detr_mini.course.race_table import race_table
 
+    if options.table:
+        return print(race_table(options.table))
     every = positive(options.every, "--every")
     files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights)
     for path in files:

@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 
 from detr_mini import zoo
+from detr_mini.__main__ import main
 from detr_mini.checkpoints import load_weights, read_facts
 from detr_mini.course import race as races
+from detr_mini.course import race_table as races_table
 from detr_mini.data.scenes import Scenes
 from detr_mini.recipes import TrainRecipe
 
@@ -38,3 +40,35 @@ def test_an_unknown_detector_is_refused_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="no detector 'yolo'"):
         races.race(["detr", "yolo"], [0], 1, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def write_run(folder, name, seed, curve):
+    """A run file with these (step, AP50), ten seconds per hundred steps."""
+    rows = [{"step": step, "seconds": step / 10, "ap50": ap50, "ap": ap50 / 2} for step, ap50 in curve]
+    lines = [{"detector": name, "seed": seed}, *rows]
+    (folder / f"{name}-seed{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_table_tells_where_levels_are_crossed(tmp_path, capsys):
+    for seed, last in enumerate([0.9, 0.8]):
+        write_run(tmp_path, "detr", seed, [(100, 0.2), (200, 0.6), (300, 0.7), (400, last)])
+    write_run(tmp_path, "dab", 0, [(100, 0.4), (200, 0.8)])
+    assert main(["race", "--table", str(tmp_path)]) == 0
+    head, _, detr, dab = (line.split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert detr[0] == "| detr" and detr[2] == "125 (125 to 125)" and detr[5] == "375 (350 to 400)"
+    assert dab[2:6] == ["75", "125", "175", "200"]
+    assert detr[6] == "1.0" and dab[6] == "1.4"  # 175 steps to 0.5, divided by 125
+    assert detr[7] == "38 (35 to 40)" and head[8] == "AP50 at step 200" and dab[8] == "0.80"
+
+
+def test_a_level_that_is_never_reached(tmp_path):
+    write_run(tmp_path, "detr", 0, [(100, 0.2), (200, 0.45)])
+    assert races_table.race_table(tmp_path).count("not reached") == 4  # 0.5, 0.7, 0.8 in steps, 0.8 in seconds
+
+
+def test_a_folder_without_runs_and_a_file_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recorded runs"):
+        races_table.race_table(tmp_path)
+    (tmp_path / "detr-seed0.jsonl").write_text('{"detector": "detr"}\n')
+    with pytest.raises(ValueError, match="detr-seed0.jsonl is not a recorded run"):
+        races_table.race_table(tmp_path)

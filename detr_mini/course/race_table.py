@@ -1,0 +1,79 @@
+"""The race as a table: from the recorded runs in a folder to Markdown.
+
+    python -m detr_mini race --table data/runs/scenes
+
+Every figure comes from the run files. A level of AP50 is reached where the straight line between two evaluations
+crosses it. A cell gives the median over seeds, and the lowest and highest in brackets.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+LEVELS = (0.3, 0.5, 0.7, 0.8)
+
+
+def read_runs(folder: Path) -> dict[str, list[tuple[dict, list[dict]]]]:
+    """Every run of a folder: detector -> (origin, evaluations) of each seed, DETR first.
+
+    Raises FileNotFoundError when there are none, ValueError naming a file that is not a run.
+    """
+    runs: dict[str, list[tuple[dict, list[dict]]]] = {}
+    for path in sorted(folder.glob("*-seed*.jsonl"), key=lambda path: (not path.name.startswith("detr-"), path.name)):
+        try:
+            origin, *rows = map(json.loads, path.read_text().splitlines())
+            runs.setdefault(origin["detector"], []).append((origin, rows))
+            rows[-1]["ap50"], rows[-1]["seconds"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"{path} is not a recorded run ({type(error).__name__}: {error})") from error
+    if not runs:
+        raise FileNotFoundError(f"no recorded runs (DETECTOR-seedN.jsonl) in {folder}")
+    return runs
+
+
+def reached(rows: list[dict], level: float, axis: str = "step") -> float | None:
+    """Where AP50 first gets to a level, in steps or in training seconds; None when it never does."""
+    before = {"step": 0, "seconds": 0.0, "ap50": 0.0}
+    for row in rows:
+        if row["ap50"] >= level:
+            part = (level - before["ap50"]) / (row["ap50"] - before["ap50"])
+            return before[axis] + part * (row[axis] - before[axis])
+        before = row
+    return None
+
+
+def at_step(rows: list[dict], step: int) -> dict:
+    """The evaluation at a step; ValueError when there is none."""
+    for row in rows:
+        if row["step"] == step:
+            return row
+    raise ValueError(f"no evaluation at step {step}: there are {', '.join(str(row['step']) for row in rows)}")
+
+
+def spread(values: list[float | None], digits: int = 0) -> str:
+    """"median (lowest to highest)"; "not reached" when one of them is missing."""
+    if any(value is None for value in values):
+        return "not reached"
+    low, middle, high = (f"{f(values):,.{digits}f}" for f in (min, statistics.median, max))
+    return f"{middle} ({low} to {high})" if len(values) > 1 else middle
+
+
+def race_table(folder: Path) -> str:
+    """The learning table of a folder of runs, as Markdown."""
+    runs = read_runs(folder)
+    budget = min(rows[-1]["step"] for group in runs.values() for _, rows in group)
+    base = statistics.median(reached(rows, 0.5) or rows[-1]["step"] for _, rows in next(iter(runs.values())))
+    head = ["detector", "seeds", *(f"steps to AP50 {level}" for level in LEVELS), "faster than DETR to 0.5, times",
+            "training seconds to 0.8", f"AP50 at step {budget:,}", f"AP at step {budget:,}"]
+    lines = [head, ["---"] * len(head)]
+    for name, group in runs.items():
+        curves = [rows for _, rows in group]
+        steps = [[reached(rows, level) for rows in curves] for level in LEVELS]
+        half = statistics.median(steps[1]) if None not in steps[1] else None
+        last = [at_step(rows, budget) for rows in curves]
+        lines.append([
+            name, str(len(group)), *(spread(values) for values in steps), f"{base / half:.1f}" if half else "-",
+            spread([reached(rows, 0.8, "seconds") for rows in curves]),
+            *(spread([row[key] for row in last], 2) for key in ("ap50", "ap")),
+        ])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
