@@ -90,29 +90,32 @@ def repeats(dataset: Scenes, predictions: Predictions, recall: float = 0.7) -> f
     """
     said, things = [], 0
     for index in range(len(dataset)):
-        target = dataset[index][1]
+        image, target = dataset[index]
         things += len(target["labels"])
-        said += verdicts(target, predictions[target["image_id"]], dataset[index][0].shape[1:])
+        found = predictions[target["image_id"]]
+        said += zip(found["scores"].tolist(), verdicts(target, found, image.shape[1:]), strict=True)
     found = again = 0
-    for _, first in sorted(said, reverse=True):
-        found, again = found + first, again + (not first)
+    for _, word in sorted(said, key=lambda pair: -pair[0]):
+        found, again = found + (word == "first"), again + (word == "again")
         if found >= recall * things:
             return again / found
     return None
 
 
-def verdicts(target: dict, found: dict[str, Tensor], size: tuple[int, int]) -> list[tuple[float, bool]]:
-    """(score, whether it is the first) of every detection that is on a thing. size: (height, width) in pixels."""
+def verdicts(target: dict, found: dict[str, Tensor], size: tuple[int, int]) -> list[str]:
+    """What each detection is, best first: "first" on its thing, "again" on one that was found, or "off" all of them.
+
+    target: labels (M,), boxes (M, 4) cxcywh. found: labels (K,), boxes (K, 4) xyxy in pixels. size: (height, width).
+    """
     height, width = size
     truth = cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height])  # (M, 4)
     overlap = pairwise_iou(found["boxes"], truth) * (found["labels"][:, None] == target["labels"])  # (K, M)
-    taken, said = set(), []
-    for score, row in zip(found["scores"].tolist(), overlap, strict=True):
-        best = int(row.argmax())
-        if row[best] >= 0.5:
-            said.append((score, best not in taken))
+    taken, words = set(), []
+    for best, value in zip(overlap.argmax(1).tolist(), overlap.amax(1).tolist(), strict=True):
+        words.append("off" if value < 0.5 else "again" if best in taken else "first")
+        if value >= 0.5:
             taken.add(best)
-    return said
+    return words
 
 
 # ---------------------------------------------------------------- the runs
@@ -164,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run every seed both ways, except where a run's file is there already. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="two runs each")
-    parser.add_argument("--steps", type=int, default=6000, help="training steps")
+    parser.add_argument("--steps", type=int, default=2500, help="training steps")
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations on 400 held-out scenes")
     parser.add_argument("--to", type=Path, default=RUNS, help="folder for the runs' files")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file for the first seed's weights")
