@@ -11,6 +11,7 @@ Two forms over one state. The live one is attention_explorer.js beside this file
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -282,7 +283,7 @@ def describe_marks(explored: Explored, layer: Layer, state: Exploring, asker: in
     """What else is drawn on the map, a sentence each."""
     words = []
     if layer.references is not None:
-        left, top, right, bottom = (round(float(value)) for value in layer.references[asker])
+        left, top, right, bottom = (math.floor(round(float(value), 2) + 0.5) for value in layer.references[asker])
         words.append(f"Cross: its reference point ({left}, {top})." if (left, top) == (right, bottom)
                      else f"Dashed: its reference box, ({left}, {top}) to ({right}, {bottom}).")
     if layer.dots is not None:
