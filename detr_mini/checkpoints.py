@@ -22,23 +22,45 @@ from detr_mini.files import atomic
 from detr_mini.key_maps import KEY_MAPS, KeyMap, recognise, translate
 
 FORMAT = "detr_mini 1"
+SCALE = "/scale"  # behind the name of a tensor stored in 8 bits
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message names the file or tensor, and what was expected."""
 
 
-def save_weights(model: Detr, path: Path | str, half: bool = False, **facts: object) -> None:
+def save_weights(model: Detr, path: Path | str, half: bool = False, quarter: bool = False, **facts: object) -> None:
     """Write a detector to one safetensors file, atomically.
 
-    half: store float16, which halves the file. facts: anything JSON can hold (class names, steps, ...); it comes
-    back from `read_facts`.
+    half: store float16, which halves the file. quarter: store matrices in 8 bits, see `in_bytes`, and the rest as
+    float16. facts: anything JSON can hold (class names, steps, ...); it comes back from `read_facts`.
     """
-    state = {name: tensor.half() if half else tensor for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    if quarter:
+        state = {key: value for name, tensor in state.items() for key, value in in_bytes(name, tensor).items()}
+    elif half:
+        state = {name: tensor.half() for name, tensor in state.items()}
     described = {"format": FORMAT, "system": model.system, "recipe": asdict(model.recipe)} | facts
     with atomic(path) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(contiguous, temporary, {key: json.dumps(value) for key, value in described.items()})
+
+
+def in_bytes(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A matrix (out, ...) as whole numbers from -127 to 127 and one scale (out, 1, ...) per row; others as float16."""
+    if tensor.ndim < 2:
+        return {name: tensor.half()}
+    scale = (tensor.abs().amax(dim=tuple(range(1, tensor.ndim)), keepdim=True) / 127).clamp(min=1e-7).half()
+    return {name: (tensor / scale.float()).round().clamp(-127, 127).to(torch.int8), name + SCALE: scale}
+
+
+def from_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse: every tensor as float32, multiplied by its scale where it has one."""
+    one = torch.ones(())
+    return {
+        name: tensor.float() * state.get(name + SCALE, one).float()
+        for name, tensor in state.items() if not name.endswith(SCALE)
+    }
 
 
 def read_facts(path: Path | str) -> dict[str, object]:
@@ -67,7 +89,7 @@ def load_weights(path: Path | str) -> Detr:
     facts = read_facts(path)
     model = zoo.from_description(str(facts["system"]), dict(facts["recipe"]))
     with safe_open(path, "pt") as file:
-        state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state = from_bytes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
     check_names(model.state_dict(), state, str(path))
     model.load_state_dict(state)
     return model.eval()

@@ -26,6 +26,7 @@ from detr_mini.files import atomic
 from detr_mini.recipes import Recipe
 from detr_mini.training import describe, fit
 
+LARGE = 2_500_000  # parameters; weights beyond are kept in 8 bits, so that every file stays under 4 MB
 HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 
 
@@ -36,7 +37,7 @@ def race(
     """Run every detector with every seed; returns the files, old and new.
 
     steps: training steps, None for each recipe's own. every: steps between evaluations on 400 held-out scenes.
-    weights: a folder for the final weights of each detector's first seed, in half precision.
+    weights: a folder for the final weights of each detector's first seed, in half precision (in 8 bits when large).
     Raises ValueError for an unknown detector, before anything is trained.
     """
     recipes = {name: scenes_recipe(name, steps) for name in detectors}
@@ -78,7 +79,8 @@ def run(name: str, recipe: Recipe, seed: int, path: Path, every: int, weights: P
     if weights:
         last = lines[-1]
         facts = describe(train_set, recipe) | {"steps": last["step"], "seed": seed, "ap50": last["ap50"]}
-        save_weights(model, weights, half=True, **facts)
+        large = zoo.count(model) > LARGE
+        save_weights(model, weights, half=not large, quarter=large, **facts)
 
 
 def evaluations(history: list[dict], results: list[dict]) -> list[dict]:

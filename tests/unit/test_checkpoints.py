@@ -67,6 +67,19 @@ def test_half_precision_halves_the_file(model, tmp_path):
     assert next(load_weights(tmp_path / "b.safetensors").parameters()).dtype == torch.float32
 
 
+def test_a_quarter_of_the_file(model, tmp_path):
+    """Matrices in 8 bits: no weight is off by more than half a step of its row; vectors are as in half precision."""
+    save_weights(model, tmp_path / "a.safetensors")
+    save_weights(model, tmp_path / "b.safetensors", quarter=True, steps=7)
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.4 * (tmp_path / "a.safetensors").stat().st_size
+    again = load_weights(tmp_path / "b.safetensors")
+    assert read_facts(tmp_path / "b.safetensors")["steps"] == 7
+    for name, tensor in model.state_dict().items():
+        step = tensor.flatten(1).abs().amax(1) / 127 if tensor.ndim > 1 else 2e-3 * tensor.abs()
+        off = (again.state_dict()[name] - tensor).abs()
+        assert (off.flatten(1).amax(1) <= 0.6 * step + 1e-5).all() if tensor.ndim > 1 else (off <= step + 1e-6).all()
+
+
 def test_official_names_cover_every_tensor_and_lead_back(model, official):
     torch.manual_seed(1)
     other = load_official(Detr(TINY), official)
