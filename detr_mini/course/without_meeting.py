@@ -1,14 +1,14 @@
-"""What self-attention between queries is good for: a DETR trained with it and one trained without, side by side.
+"""What self-attention between queries is good for: a DETR that is trained without it.
 
     python -m detr_mini.course.without_meeting --seeds 0
 
-In each decoder layer the queries meet, by self-attention. In the second detector the meeting is left out and nothing
-else: same recipe, same first weights, same batches in the same order. The rate does not depend on how long the run is,
-so the first 2,500 steps of the run with meetings are those of `python -m detr_mini race --detectors detr`.
+In each decoder layer the queries meet, by self-attention. Here the meeting is left out and nothing else: same recipe,
+same first weights, same batches in the same order as `python -m detr_mini race --detectors detr` with the same seed, so
+that the two can be compared.
 
 A run leaves one file under data/runs/self_attention: provenance first, then one line per evaluation with COCO's
-figures before and after suppression (`nms`), and how many duplicates there are per found thing (`repeats`). The
-detector without meetings is kept as it is after 2,500 steps; notebook 06 measures it anew.
+figures before and after suppression (`nms`), and how many duplicates there are per found thing (`repeats`). The first
+seed's weights, after 2,500 steps, are kept in half precision; notebook 06 measures them anew.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from detr_mini.files import DATA, atomic
 from detr_mini.recipes import Recipe
 from detr_mini.training import Callback, Step, describe, fit
 
-NAMES = {"with": "detr", "without": "detr_without_meeting"}
+NAME = "detr_without_meeting"
 RUNS = DATA / "runs" / "self_attention"
-WEIGHTS = DATA / "weights" / "detr_without_meeting.safetensors"
+WEIGHTS = DATA / "weights" / f"{NAME}.safetensors"
 KEPT = 2500  # the step whose weights are kept: the budget of the race
 
 
@@ -121,28 +121,26 @@ def verdicts(target: dict, found: dict[str, Tensor], size: tuple[int, int]) -> l
 # ---------------------------------------------------------------- the runs
 
 
-def run(meeting: str, recipe: Recipe, seed: int, path: Path, every: int, weights: Path) -> None:
-    """Train once, "with" or "without" meetings, and write the run's file."""
+def run(recipe: Recipe, seed: int, path: Path, every: int, weights: Path) -> None:
+    """Train once without meetings and write the run's file, and the weights where there are none yet."""
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
     results: list[dict] = []
-    head = provenance(NAMES[meeting], recipe, seed) | {"command": command()}
+    head = provenance(NAME, recipe, seed) | {"command": command()}
 
     def measure(detector: Detr) -> AveragePrecision:
         found = predict(detector, held_out, recipe.data, batch_size=50)
         result, after = (average_precision(held_out, some) for some in (found, suppress(found)))
         results.append(result.to_dict() | {"nms": {"ap": after.ap, "ap50": after.ap50, "ap75": after.ap75},
                                            "repeats": repeats(held_out, found)})
-        print(f"{meeting} seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}, after NMS {after.ap50:.3f}, "
+        print(f"seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}, after NMS {after.ap50:.3f}, "
               f"repeats {results[-1]['repeats']}", flush=True)
         return result
 
     torch.manual_seed(seed)
-    model = zoo.build("detr", "scenes", recipe.model)
-    if meeting == "without":
-        model = without_meeting(model)
-        model.system = NAMES[meeting]
+    model = without_meeting(zoo.build("detr", "scenes", recipe.model))  # what is left has the race's first weights
+    model.system = NAME
     facts = describe(train_set, recipe) | {"seed": seed}
-    keep = (keeper(weights, facts),) if meeting == "without" and not weights.is_file() else ()
+    keep = () if weights.is_file() else (keeper(weights, facts),)
     done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, callbacks=keep, seed=seed,
                progress=False)
     with atomic(path) as temporary:
@@ -164,19 +162,18 @@ def command() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run every seed both ways, except where a run's file is there already. Returns 0."""
+    """Run every seed whose file is not there yet. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="two runs each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each")
     parser.add_argument("--steps", type=int, default=2500, help="training steps")
     parser.add_argument("--every", type=int, default=500, help="steps between evaluations on 400 held-out scenes")
     parser.add_argument("--to", type=Path, default=RUNS, help="folder for the runs' files")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="file for the first seed's weights")
     options = parser.parse_args(arguments)
     for seed in options.seeds:
-        for meeting in ("without", "with"):
-            path = options.to / f"{meeting}-seed{seed}.jsonl"
-            if not path.is_file():
-                run(meeting, scenes_recipe("detr", options.steps), seed, path, options.every, options.weights)
+        path = options.to / f"without-seed{seed}.jsonl"
+        if not path.is_file():
+            run(scenes_recipe("detr", options.steps), seed, path, options.every, options.weights)
     return 0
 
 
