@@ -4,11 +4,12 @@ Maps are the weights of cross-attention over the cells of a feature map, (..., h
 normalised cxcywh. Nothing here needs a model but `listen` and `score_terms`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
@@ -65,6 +66,16 @@ def flipped(before: Tensor, after: Tensor) -> Tensor:
     return (held & (after != before)).sum((-2, -1)) / held.sum((-2, -1)).clamp(min=1)
 
 
+def reads(said: Tensor, images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """What a number was read from: the size of its gradient in every cell, as a map (B, h, w) whose sum is 1.
+
+    said: one number per image, (B,). images: (B, 3, H, W) with requires_grad, from which it was computed.
+    """
+    gradient, = torch.autograd.grad(said.sum(), images, retain_graph=True)
+    sizes = F.adaptive_avg_pool2d(gradient.abs().sum(1), shape)  # (B, h, w)
+    return sizes / sizes.sum((-2, -1), keepdim=True)
+
+
 # ---------------------------------------------------------------- one look, measured
 
 
@@ -112,19 +123,27 @@ class Asked:
 
 
 @contextmanager
+def attending(decoder: Decoder, cross_attend: Callable[..., Tensor]) -> Iterator[None]:
+    """While open, the decoder collects from the image by another function, with the seam's own arguments:
+    layer, queries, memory (B, HW, d), grid -> (B, Q, d)."""
+    decoder.cross_attend = cross_attend
+    try:
+        yield
+    finally:
+        del decoder.cross_attend  # the method of the class is visible again
+
+
+@contextmanager
 def listen(decoder: Decoder) -> Iterator[list[Asked]]:
-    """While open, every layer's cross-attention leaves an Asked in the list, by way of the seam `cross_attend`."""
+    """While open, every layer's cross-attention leaves an Asked in the list."""
     heard, original = [], decoder.cross_attend
 
     def cross_attend(layer: DecoderLayer, queries: Queries, memory: Tensor, grid: Grid) -> Tensor:
         heard.append(Asked(queries.content, queries.position, memory, grid.position))
         return original(layer, queries, memory, grid)
 
-    decoder.cross_attend = cross_attend
-    try:
+    with attending(decoder, cross_attend):
         yield heard
-    finally:
-        del decoder.cross_attend  # the method of the class is visible again
 
 
 def score_terms(attention: MultiHeadAttention, asked: Asked) -> dict[str, Tensor]:

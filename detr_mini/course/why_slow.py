@@ -7,7 +7,8 @@ Every run leaves two files. DETECTOR.jsonl: provenance first, then one line per 
 measures of looking.py for each decoder layer. DETECTOR.safetensors: what was seen in eight of these scenes, last layer,
 mean of the heads, to be replayed. A run whose files are there is not repeated.
 
-The run is the race's with the same seed: the recorder changes nothing, so DETR ends at data/weights/detr.safetensors.
+The recorder changes nothing, so these are the race's runs with the same seed. Made anew they agree closely but not to
+the last digit: floating-point sums differ between machines, and a training enlarges the difference.
 """
 
 import argparse

@@ -247,7 +247,7 @@ QUIZ = (
                "Yes. So all queries receive the same, and each place gets 1/64 of the gradient.", True),
         Choice("The value of the middle of the image", "Uniform means that no place counts more than another."),
     )),
-    Question("Over training, the attention inside an object's box rises from 10% to 32%. The box covers 10% of the "
+    Question("Over training, the attention inside an object's box rises from 10% to 36%. The box covers 10% of the "
              "image. What follows?", (
         Choice("The query has learned to find this object in this image",
                "Not yet. Compare with the map that the same query has in another image: part of the rise is habit."),

@@ -1,0 +1,730 @@
+# %% [markdown]
+# # 10 · Why DETR is slow
+#
+# **Why did DETR need 500 epochs?**
+#
+# *About 85 minutes with the exercises; the cells run in under a minute, without a GPU.*
+# *You need notebooks 06 to 09: decoder, matching, loss, training.*
+#
+# After this notebook you can
+#
+# - say what uniform attention collects, and why it is a bad place to start from;
+# - measure how wide a detector looks, how much of it falls on the object, and how often the matching changes its mind;
+# - tell looking from habit, by a control;
+# - explain to a friend what CNN detectors have for free and DETR has to learn.
+
+# %%
+import math
+
+import torch
+
+import detr_mini as dm
+from detr_mini.course import looking, looking_plots, plots
+from detr_mini.course.looking_plots import Panel
+from detr_mini.course.notebook import check, predict, quiz, reveal, where_we_are
+from detr_mini.course.training_plots import looks, show
+
+dm.setup(seed=0)
+
+# %% [markdown]
+# ## Where we are
+
+# %%
+where_we_are("cross_attention")
+
+# %% [markdown]
+# Notebook 09 ended with three acts: one guess, a fan of guesses, and then, slowly, looking. This notebook asks what is
+# so slow about the third act. Nothing new is built. We put instruments on a training and read them.
+#
+# ## 1. The problem
+#
+# Two trainings were recorded with `python -m detr_mini.course.why_slow`: DETR, and **SMCA**, a cousin from notebook 12.
+# Same scenes, same loss, same backbone, same learning rate. In SMCA each query guesses a centre, and places far from it
+# get lower scores. How well do matched boxes fit their objects, on 200 held-out scenes?
+
+# %%
+from detr_mini.course.why_slow import RUNS, read_measures
+
+origin, detr = read_measures(RUNS / "detr.jsonl")
+smca = read_measures(RUNS / "smca.jsonl")[1]
+print("recorded with:", origin["command"], "  seed:", origin["seed"])
+print("looks at steps", [line["step"] for line in detr])
+
+def history(lines, name, layer=-1):
+    """(steps, values) of one measure in one decoder layer, by default the last."""
+    found = [line for line in lines if name in line]
+    return [line["step"] for line in found], [line[name][layer] for line in found]
+
+# %%
+def first_step(lines, name, level):
+    """The first recorded step at which a measure reaches a level."""
+    return next(step for step, value in zip(*history(lines, name)) if value >= level)
+
+show(looking_plots.histories([Panel("How well matched boxes fit", "IoU of box and object",
+                                    {"DETR": history(detr, "iou"), "SMCA": history(smca, "iou")})]),
+     alt="Mean IoU of matched boxes against the step, logarithmic. Both rise to about 0.57, SMCA by step 50, DETR by step 200. "
+         "Both rest there, SMCA until step 200, DETR until step 400, and climb on, SMCA to 0.76 at step 800, DETR at 2,000.")
+slow, fast = first_step(detr, "iou", 0.65), first_step(smca, "iou", 0.65)
+print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for SMCA: {slow / fast:.1f} times as late")
+assert slow >= 2 * fast
+
+# %% [markdown]
+# One change, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do not
+# make DETR slow. Three suspects remain, each accused by some of the papers:
+#
+# 1. **Where queries look.** Attention starts uniform and must find a few places among many (Deformable DETR, SMCA).
+# 2. **Who owns what.** The matching changes its mind, so a query chases one object today, another tomorrow (DN-DETR).
+# 3. **What is compared.** A query's content and position are mixed, and must fit the image's (Conditional DETR,
+#    SAM-DETR).
+#
+# ## 2. The smallest example: uniform attention collects everything
+#
+# Four places, each with a value. The scores are all equal, as they nearly are before training.
+
+# %%
+values = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [0.0, 1.0]], requires_grad=True)  # (4 places, 2)
+scores = torch.zeros(4, requires_grad=True)
+
+weights = scores.softmax(0)  # (4,)
+collected = weights @ values  # (2,)
+print("weights  ", weights.tolist())
+print("collected", collected.tolist(), "  mean of all values", values.mean(dim=0).tolist())
+
+collected[0].backward()
+print("gradient of each value:", values.grad[:, 0].tolist())
+print("gradient of each score:", [round(g, 3) for g in scores.grad.tolist()])
+
+# %% [markdown]
+# The query receives the mean of the image, whatever it asked. And the answer it gives is blamed on **all** places
+# alike: each value gets 1/4 of the gradient. The scores get a gradient of 1/4 times (value − mean). With more
+# places there is less for each.
+
+# %%
+for height, width in [(2, 2), (8, 8), (25, 38)]:
+    n = height * width
+    torch.manual_seed(0)
+    values = torch.randn(n, 1)  # (n, 1)
+    scores = torch.zeros(n, requires_grad=True)
+    (scores.softmax(0) @ values).sum().backward()
+    print(f"{height:2} x {width:2} places: a value gets {1 / n:.5f}, a score about {scores.grad.abs().mean():.5f}")
+
+# %% [markdown]
+# 8 x 8 are our scenes, 25 x 38 a typical COCO image for DETR. This is the argument in Deformable DETR's section 3:
+# about 1/N everywhere, so the gradient hardly says which place was the useful one.
+#
+# Is our untrained DETR like that? We take what each head collects, and compare it with the mean of the values.
+
+# %%
+from detr_mini import zoo
+from detr_mini.checkpoints import load_weights
+from detr_mini.course.race import HELD_OUT_SEED
+from detr_mini.course.recorder import Recorder
+from detr_mini.data.scenes import CLASSES, Scenes
+from detr_mini.files import DATA
+
+recipe, held_out = zoo.recipe("detr", "scenes"), Scenes(200, seed=HELD_OUT_SEED)
+recorder = Recorder(held_out, range(200), recipe.data, recipe.loss, steps=[])
+batch = recorder.batch  # 200 images, prepared, with their targets
+torch.manual_seed(0)
+untrained, trained = dm.build("detr").eval(), load_weights(DATA / "weights/detr.safetensors").eval()
+
+# %%
+for name, model in {"untrained": untrained, "trained": trained}.items():
+    with torch.no_grad(), dm.AttentionTrace(model) as trace:
+        model(batch.images[:16], batch.mask[:16])
+    record = trace["decoder.layers.0.cross_attention"]  # weights (B, heads, Q, HW), value (B, heads, HW, d/heads)
+    collected, mean = record.weights @ record.value, record.value.mean(dim=2, keepdim=True)
+    likeness = torch.cosine_similarity(collected, mean, dim=-1).mean()
+    print(f"{name:9} cosine of what a query collects and the mean of all values: {likeness:.2f}")
+
+# %% [markdown]
+# Untrained, every query is handed the same average image. Twenty-five queries, one answer: that is act one.
+#
+# ## 3. Instrument one: how wide?
+#
+# The **entropy** of a map, −Σ w log w, says how spread out it is. Its exponential can be read as a number of places.
+
+# %%
+def entropy_of(weights):
+    """Entropy in nats, (h, w) -> one number. 0 log 0 counts as 0."""
+    return -(weights * weights.clamp(min=1e-12).log()).sum()
+
+one, four, all64 = torch.zeros(8, 8), torch.zeros(8, 8), torch.full((8, 8), 1 / 64)
+one[3, 3], four[2:4, 5:7] = 1, 1 / 4
+for name, weights in {"one place": one, "four places": four, "all 64": all64}.items():
+    h = entropy_of(weights)
+    agrees = torch.isclose(looking.entropy(weights), h, atol=1e-5).item()
+    print(f"{name:12} entropy {h.abs():.3f} nats = {h.exp():4.1f} places   package agrees: {agrees}")
+
+# %% [markdown]
+# ## 4. Instrument two: how much on the object?
+#
+# Add up the attention inside the object's box. A cell that is half covered counts half. On a 4 x 4 map:
+
+# %%
+box = torch.tensor([0.5, 0.5, 0.5, 0.375])  # centre x, centre y, width, height
+part = looking.coverage(box, (4, 4))  # (4, 4), how much of each cell the box covers
+torch.manual_seed(3)
+weights = torch.randn(4, 4).flatten().softmax(0).view(4, 4)
+
+figure, (left, middle) = plots.canvas(2, width=6.0, height=3.0)
+looking_plots.cells(part, box, title="covered", axes=left)
+looking_plots.cells(weights, box, title="attention", axes=middle)
+show(figure, alt="Two 4 by 4 grids with the same box over the middle. Left: the covered part of each cell, 0.75 in the four "
+                 "middle cells, 0 elsewhere. Right: attention weights, largest 0.20.")
+inside = (weights * part).sum()
+print(f"inside: {inside:.3f}   package agrees: {torch.isclose(inside, looking.mass_inside(weights, box)).item()}")
+flat = torch.full((4, 4), 1 / 16)
+print(f"uniform attention has {(flat * part).sum():.4f} inside; the box's area is {box[2] * box[3]:.4f}")
+
+# %% [markdown]
+# That last line is an identity. **Uniform attention's mass inside a box is the box's share of the image.** So the share
+# is the zero of this scale: only what exceeds it says something about the object.
+#
+# ## 5. Suspect one: where queries look
+#
+# Now read both instruments over the recorded training. All figures are means over the matched queries of 200
+# held-out scenes, in the last decoder layer.
+
+# %%
+predict("10.mass", "By step 100, DETR's matched boxes have come from IoU 0.16 to about 0.5. How much of the attention is "
+        "inside the object's box, which covers 10% of the image?", "about half", "about 10%, as if uniform", "under 5%")
+
+# %%
+uniform = detr[0]["uniform"][-1]
+show(looking_plots.histories([
+    Panel("How wide", "entropy of a head, in nats", {"DETR": history(detr, "entropy"), "SMCA": history(smca, "entropy")},
+          (math.log(64), "uniform")),
+    Panel("How much on the object", "mass inside the box", {"DETR": history(detr, "mass"), "SMCA": history(smca, "mass")},
+          (uniform, "uniform"))]),
+     alt="Two panels against the step. Entropy: DETR starts at the uniform 4.16 and falls to 2.3; SMCA starts at 3.6. "
+         "Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, then rises to 0.36; SMCA starts "
+         "at 0.19 and rises early.")
+mass = dict(zip(*history(detr, "mass")))
+places = {step: math.exp(value) for step, value in zip(*history(detr, "entropy"))}
+for step in (0, 100, 400, 1000, 2500):
+    print(f"step {step:5,}: a head looks at {places[step]:4.1f} of 64 places; inside {mass[step]:.3f}, uniform {uniform:.3f}")
+reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a", "The boxes improved without anyone looking.")
+
+# %% [markdown]
+# Read it slowly:
+#
+# - **Until step 400, mass stays at chance.** Boxes got far better meanwhile. Acts one and two need no looking.
+# - **Entropy falls earlier than mass rises.** Attention becomes choosy first, and finds the objects later. So low
+#   entropy alone proves nothing.
+# - **SMCA starts ahead.** Its Gaussians are narrower than the image from step 0. That is a gift, not learned. And its
+#   mass rises from step 50 on, where DETR's needs 400 steps to begin.
+#
+# ### A control: looking, or habit?
+#
+# At the end a third of the attention is inside. Did the query find *this* object? Or does it always look
+# there, and was it matched because the object happened to be there? Take the map that the **same query** had in
+# **another image**, and measure it inside *this* box.
+
+# %%
+predict("10.habit", "DETR after 2,500 steps has about a third of its attention inside the box. How much of the same query's "
+        "map from another image is inside that box?", "about 10%, as if uniform", "about 20%, half way", "well over 20%: most of it")
+
+# %%
+elsewhere = dict(zip(*history(detr, "elsewhere")))
+show(looking_plots.histories([
+    Panel(name, "mass inside the box",
+          {"this image": history(lines, "mass"), "another image": history(lines, "elsewhere")}, (uniform, "uniform"))
+    for name, lines in {"DETR": detr, "SMCA": smca}.items()], top=0.55),
+     alt="For DETR and SMCA: mass inside the box from this image's map and from the same query's map in another image. In "
+         "both panels the two curves rise together for hundreds of steps; only at the end this image's is a little higher.")
+print(f"DETR at the end: this image {mass[2500]:.2f}, another image {elsewhere[2500]:.2f}, uniform {uniform:.2f}")
+share_of_habit = (elsewhere[2500] - uniform) / (mass[2500] - uniform)
+print(f"so {share_of_habit:.0%} of what exceeds uniform is there without this image")
+reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0.15 else "a",
+       "A query has a home and keeps to it. What follows the image is the difference.")
+
+# %% [markdown]
+# This is sobering. Each query has a **home region**, the same in every image, and most of the rise is this region
+# becoming smaller. What answers to the image is the gap between the two curves. When does the gap open?
+
+# %%
+def gaps(lines):
+    """Mass in this image less mass in another one, per step."""
+    return {line["step"]: line["mass"][-1] - line["elsewhere"][-1] for line in lines}
+
+gap, gap_smca = gaps(detr), gaps(smca)
+for step in (100, 400, 600, 1000):
+    print(f"step {step:5,}: gap of DETR {gap[step]:+.3f}, of SMCA {gap_smca[step]:+.3f}")
+print(f"step 2,500: gap of DETR {gap[2500]:+.3f}")
+print("DETR has no gap to speak of until step 400:", max(abs(gap[step]) for step in gap if step <= 400) < 0.02)
+print("and a clear one at the end:                ", gap[2500] > 0.03)
+
+# %% [markdown]
+# So SMCA's gift is exact: its queries get **homes** within 100 steps instead of 1,000. Following the image comes later
+# in both, and also earlier in SMCA.
+
+# %% [markdown]
+# ### Must attention be inside at all?
+#
+# Cut it off and see. The decoder collects from the image in one named method, `cross_attend`. We give the trained DETR
+# another one, in which matched queries see only cells that touch their object's box, or only the other cells.
+
+# %%
+predict("10.cut", "The trained DETR may look only at the cells that its object's true box touches. Its boxes become ...",
+        "better: nothing distracts it", "the same", "worse")
+
+# %%
+look = recorder.look(trained, step=2500)
+image, query = (look.owners[-1] >= 0).nonzero(as_tuple=True)  # (N,) matched queries
+thing = look.owners[-1][image, query]
+wanted = torch.stack([batch.targets[i]["boxes"][t] for i, t in zip(image.tolist(), thing.tolist())])  # (N, 4)
+labels = torch.stack([batch.targets[i]["labels"][t] for i, t in zip(image.tolist(), thing.tolist())])  # (N,)
+touched = looking.coverage(wanted, (8, 8)).flatten(1) > 0  # (N, 64)
+
+# %%
+def boxes_when_seeing(seen):
+    """IoU and score of the matched queries when each sees only these cells, (N, 64) bool."""
+    hidden = torch.zeros(200, 25, 64).index_put((image, query), (~seen) * -1e9)[:, None]  # (B, 1, Q, HW)
+    def cross_attend(layer, queries, memory, grid):
+        return layer.cross_attention(queries.content, memory, memory, queries.position, grid.position, hidden)
+    with torch.no_grad(), looking.attending(trained.decoder, cross_attend):
+        output = trained(batch.images, batch.mask)
+    boxes, scores = output.boxes[-1][image, query], output.logits[-1][image, query].sigmoid()
+    fits = dm.boxes.iou(dm.boxes.cxcywh_to_xyxy(boxes), dm.boxes.cxcywh_to_xyxy(wanted))  # (N,)
+    return fits.mean().item(), scores.gather(1, labels[:, None]).mean().item()
+
+# %%
+results = {"all cells": boxes_when_seeing(torch.ones_like(touched)), "only cells of the object": boxes_when_seeing(touched),
+           "only the other cells": boxes_when_seeing(~touched)}
+for name, (fit, score) in results.items():
+    print(f"{name:25} IoU {fit:.2f}   score of the right class {score:.2f}")
+worse = results["only cells of the object"][0] < results["all cells"][0] - 0.05
+reveal("10.cut", "c" if worse else "b", "The class comes from inside. An edge has two sides, and boxes are made of edges.")
+
+# %% [markdown]
+# The score needs the inside: without it, the class is lost. The box needs both. So full mass inside is **not** the
+# goal, and DETR's heads look past the border for a reason. (Be careful with such cuts, too: the model never
+# saw a cut image in training.)
+#
+# ## 6. Suspect two: who owns what
+#
+# An object **flips** when its query is another one than before. By hand, with three objects and four queries:
+
+# %%
+before = torch.tensor([0, 1, -1, 2])  # query 0 owns object 0, query 1 object 1, query 2 none, query 3 object 2
+after = torch.tensor([1, 0, -1, 2])  # objects 0 and 1 have changed hands
+
+owning = after >= 0
+flips = (owning & (after != before)).sum() / owning.sum()
+print(f"{flips:.3f} of the objects flipped; package agrees:",
+      torch.isclose(looking.flipped(before[None], after[None]), flips).item())
+
+# %% [markdown]
+# The recorded run compares each look with the matching **25 steps earlier**. A fixed distance is fair: looks that lie
+# further apart would show more flips anyway. If matching were drawn by lot, 24 of 25 objects would flip.
+
+# %%
+show(looking_plots.histories([Panel("Objects that change hands within 25 steps", "part of all objects",
+                                    {"DETR": history(detr, "flips"), "SMCA": history(smca, "flips")}, (0.96, "by lot"))]),
+     alt="Part of the objects that change their query within 25 steps, against the step. DETR stays between 0.5 and 0.9 "
+         "until about step 800 and then falls to 0.25. SMCA starts lower and wavers between 0.4 and 0.6.")
+flip, flip_smca = (dict(zip(*history(lines, "flips"))) for lines in (detr, smca))
+fit, fit_smca = (dict(zip(*history(lines, "iou"))) for lines in (detr, smca))
+for step in (50, 100, 400, 600):
+    print(f"step {step:3}: DETR flips {flip[step]:.2f}, IoU {fit[step]:.2f}    "
+          f"SMCA flips {flip_smca[step]:.2f}, IoU {fit_smca[step]:.2f}")
+print(f"DETR needs until step 2,500 for flips of {flip[2500]:.2f}")
+assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
+
+# %% [markdown]
+# The matching is restless, and it calms down as training goes on. But is it the brake? Look at SMCA at step 600. Some
+# 40% of its objects change hands within 25 steps, and its boxes fit far better than DETR's ever did by then. So a
+# detector can learn quickly under restless matching. One reason: queries that share a home say nearly the same, so
+# costs are nearly tied, and little is lost when they swap.
+#
+# In our runs, then, restlessness is not what makes the difference. (Sun and colleagues, who measured on COCO, also
+# blame cross-attention more than matching. DN-DETR shows that steadying the matching helps, too. Both can be true: see
+# notebook 18.)
+#
+# ## 7. Suspect three: what is compared
+#
+# A score is a dot product of two sums. So it has four terms:
+#
+# (content + position) · (memory + place) = content · memory + content · place + position · memory + position · place
+#
+# `listen` hears what cross-attention was given; `score_terms` splits every score. Do the four add up to the attention?
+
+# %%
+from detr_mini.course.looking import TERMS
+
+def terms_of(model, images):
+    """Per layer: the four terms, each (B, heads, Q, HW), and the recorded weights."""
+    with torch.no_grad(), looking.listen(model.decoder) as heard, dm.AttentionTrace(model) as trace:
+        model(batch.images[:images], batch.mask[:images])
+        return [(looking.score_terms(layer.cross_attention, asked),
+                 trace[f"decoder.layers.{layer.index}.cross_attention"].weights)
+                for layer, asked in zip(model.decoder.layers, heard)]
+
+for number, (terms, weights) in enumerate(terms_of(trained, 50), start=1):
+    agree = torch.allclose(sum(terms.values()).softmax(-1), weights, atol=1e-4)
+    print(f"layer {number}: softmax of the sum is the attention: {agree}")
+
+# %% [markdown]
+# A term matters as far as it tells places apart: its standard deviation over the 64 places. The query's part is named
+# first.
+
+# %%
+names = [name.replace("content x", "content x\n").replace("position x", "position x\n") for name in TERMS]
+rows = [f"layer {n}" for n in (1, 2, 3)]
+figure, axes = plots.canvas(2, height=2.7)
+for place, (title, model) in zip(axes, {"untrained": untrained, "trained": trained}.items()):
+    spreads = torch.tensor([[looking.spread(terms[name]).mean() for name in TERMS] for terms, _ in terms_of(model, 50)])
+    plots.matrix(spreads, rows, names, title=title, top=3.5, axes=place)
+    place.tick_params(axis="x", labelsize=7.5)
+show(figure, alt="Two tables of standard deviations, three layers by four terms. Untrained: all under 0.25. Trained: position x "
+                 "content is largest in layer 1 with 3.4, content x content in layers 2 and 3 with 2.5 and 2.9; the two "
+                 "terms with the image's position stay under 1.")
+assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
+
+# %% [markdown]
+# The image's *addresses*, which notebook 03 made so much of, matter least. Both strong terms meet the image's
+# **content**. Remove one term at a time and count.
+
+# %%
+small_set = Scenes(100, seed=HELD_OUT_SEED)
+
+def ap_without(term):
+    """AP50 on 100 scenes of the trained DETR, with one term left out of all scores."""
+    def cross_attend(layer, queries, memory, grid):
+        attention, asked = layer.cross_attention, looking.Asked(queries.content, queries.position, memory, grid.position)
+        terms = looking.score_terms(attention, asked)
+        weights = sum(value for name, value in terms.items() if name != term).softmax(-1)  # (B, heads, Q, HW)
+        return attention.output(attention.merge(weights @ attention.split(attention.value(memory))))
+    with torch.no_grad(), looking.attending(trained.decoder, cross_attend):
+        return dm.evaluate(trained, small_set, recipe.data, batch_size=50).ap50
+
+ap = {term: ap_without(term) for term in (None, *TERMS)}
+for term, value in ap.items():
+    print(f"without {term or 'nothing':20} AP50 {value:.2f}")
+assert ap["position x position"] > 0.9 * ap[None] and ap["position x content"] < 0.5 * ap[None]
+
+# %% [markdown]
+# Address against address can go, almost free of charge. But then, how does a query know *where* anything is? From the
+# content: the encoder adds addresses again and again, and memory soaks them up. A linear readout shows it.
+
+# %%
+cell = (torch.arange(8) + 0.5) / 8
+where = torch.cartesian_prod(cell, cell).flip(1).repeat(100, 1).double()  # (100 * 64, 2), x and y of every token
+
+def readout(tokens):
+    """How much of a place's x and y a linear map reads off its token: R2 on 100 fresh images."""
+    inputs = torch.cat([tokens, torch.ones_like(tokens[..., :1])], dim=-1).double()  # (200, 64, d + 1)
+    fitted = torch.linalg.lstsq(inputs[:100].flatten(0, 1), where).solution
+    error = inputs[100:].flatten(0, 1) @ fitted - where
+    return 1 - (error.square().mean() / (where - where.mean(0)).square().mean()).item()
+
+with torch.no_grad():
+    for name, model in {"untrained": untrained, "trained": trained}.items():
+        tokens, grid = model.tokenize(batch.images, batch.mask)
+        print(f"{name:9} before the encoder {readout(tokens):.2f}   memory {readout(model.encoder(tokens, grid)):.2f}")
+
+# %% [markdown]
+# Content carries the position. This is Conditional DETR's complaint: content must do two jobs, say what a thing is
+# *and* where its sides are, and it takes long to become that good. Its cure makes position speak for itself. SAM-DETR
+# stresses the other half: query content and image content come from different layers, so at first their products mean
+# nothing. Its cure makes queries out of image features.
+#
+# ## 8. What good attention would be: a soft RoIAlign
+#
+# Two-stage detectors never search. They cut out the box: **RoIAlign** averages the feature map inside it (He et al.,
+# Mask R-CNN). An average has weights. So RoIAlign is an attention map that nobody had to learn. Which scores would give
+# it?
+
+# %%
+from torchvision.ops import roi_align
+
+torch.manual_seed(0)
+features = torch.randn(1, 5, 8, 8)  # (B, d, h, w)
+box = torch.tensor([[3.0, 2.0, 6.0, 6.0]])  # corners in cells: columns 3 to 5, rows 2 to 5
+
+cut_out = features[0, :, 2:6, 3:6].mean(dim=(1, 2))  # (5,) the plain average inside
+scores = torch.full((8, 8), -math.inf)
+scores[2:6, 3:6] = 0  # equal inside, hidden outside
+attended = scores.flatten().softmax(0) @ features[0].flatten(1).T  # (5,)
+print("attention with a box-shaped mask = the average inside:", torch.allclose(attended, cut_out, atol=1e-6))
+
+# %% [markdown]
+# That box had its edges on the borders of cells. For any other box RoIAlign reads between cells, and its weights say
+# how much it takes from each. Their logarithms are the scores.
+
+# %%
+odd = torch.tensor([[0.41, 0.52, 0.33, 0.47]])  # cxcywh; no edge on a cell's border
+weights = looking.roi_weights(odd, (8, 8))[0]  # (8, 8)
+attended = weights.log().flatten().softmax(0) @ features[0].flatten(1).T
+corners = dm.boxes.cxcywh_to_xyxy(odd) * 8
+aligned = roi_align(features, [corners], 1, sampling_ratio=4, aligned=True).flatten()
+print("attention with scores log(weights) = torchvision's RoIAlign:", torch.allclose(attended, aligned, atol=1e-5))
+
+# %% [markdown]
+# So cross-attention *can* be RoIAlign, exactly. It only has to find the scores. How near has ours come? The **overlap**
+# of two maps is the sum of the smaller weights: 1 for the same map. RoIAlign's map is that of the true box.
+
+# %%
+boxes = dm.boxes.cxcywh_to_xyxy(wanted) * 128
+chosen = [i for i in range(len(image)) if image[i] == 0][:1] + [i for i in range(len(image)) if image[i] == 7][:1]
+for i in chosen:
+    learned, roi = look.attention[-1][image[i], :, query[i]].mean(0), looking.roi_weights(wanted[i: i + 1], (8, 8))[0]
+    best = looking.overlap(look.attention[-1][image[i], :, query[i]], roi).argmax()
+    show(looks(held_out[image[i]][0], [learned, look.attention[-1][image[i], best, query[i]], roi],
+               ["mean of 8 heads", f"head {int(best)}", "RoIAlign"], boxes=[boxes[i]] * 3),
+         alt="A scene with a framed thing, and three maps: the mean of all heads glows around the frame, one head glows inside, "
+             "and RoIAlign's map fills the frame evenly.")
+
+# %%
+roi = dict(zip(*history(detr, "roi")))
+flat = detr[0]["roi_uniform"][-1]
+for step in (0, 400, 1000, 2500):
+    print(f"step {step:5,}: overlap of the heads' mean map with RoIAlign's {roi[step]:.2f} (uniform attention {flat:.2f})")
+
+maps = look.attention[-1][image, :, query]  # (N, heads, 8, 8)
+each = looking.mass_inside(maps, wanted[:, None]).mean(0)  # (heads,)
+print("mass inside, head by head:", [round(value, 2) for value in each.tolist()])
+print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6), "  the others look elsewhere:", int((each < 0.45).sum()))
+
+# %% [markdown]
+# One head has become a soft RoIAlign. The others have gone to the sides of the box, as notebook 09 drew, and as the
+# cut of section 5 explains. It took 2,500 steps, and each query had to find it for itself.
+#
+# ## 9. Aligned by construction
+#
+# A one-stage CNN detector predicts for each cell from that cell's own features, and its anchor boxes sit around that
+# very cell. What does a prediction read? Ask for its **gradient with respect to the image**: pixels that could change
+# it have a large one. The heads here are random. Nothing about boxes has been trained.
+
+# %%
+images = batch.images[:16].clone().requires_grad_()  # (16, 3, 128, 128)
+torch.manual_seed(0)
+head = torch.nn.Linear(128, 4)  # a box from one feature vector, random weights
+features = untrained.backbone(images)[0]  # (16, 128, 8, 8)
+
+anchor = torch.tensor([5.5 / 8, 2.5 / 8, 3 / 8, 3 / 8])  # around cell (row 2, column 5), 48 pixels wide
+proposal = torch.tensor([0.33, 0.6, 0.35, 0.4])  # what a first stage might have proposed
+
+# %%
+corners = (dm.boxes.cxcywh_to_xyxy(proposal) * 8).expand(16, 4)
+pooled = roi_align(features, list(corners[:, None].contiguous()), 1, aligned=True).flatten(1)  # (16, 128)
+
+said = {"one-stage": (head(features[:, :, 2, 5]).sum(1), anchor.expand(16, 4)),
+        "two-stage": (head(pooled).sum(1), proposal.expand(16, 4))}
+for name, model in {"new DETR": untrained, "trained DETR": trained}.items():
+    boxes = model(images, batch.mask[:16]).boxes[-1]  # (16, Q, 4)
+    owner = [int(query[image == i][0]) for i in range(16)]  # in each image, a query that the trained DETR matched
+    mine = boxes[range(16), owner]  # (16, 4)
+    said[name] = (mine.sum(1), mine.detach())
+read = {name: looking.reads(number, images, (8, 8)) for name, (number, _) in said.items()}  # (16, 8, 8)
+
+# %%
+first = {name: said[name][1][0] for name in said}
+show(looks(held_out[0][0], [read[name][0] if "trained" in name else read[name].mean(0) for name in said], list(said),
+           boxes=[dm.boxes.cxcywh_to_xyxy(first[name]) * 128 for name in said]),
+     alt="Four maps of what a prediction reads. One-stage: a compact spot around the anchor. Two-stage: the proposal's box. "
+         "New DETR: the whole image. Trained DETR: mostly around its box.")
+
+# %%
+rows = {}
+for name, (_, own) in said.items():
+    share = looking.coverage(own, (8, 8)).mean((-2, -1)).mean().item()
+    rows[name] = {"read inside its own box": looking.mass_inside(read[name], own).mean().item(), "area of the box": share}
+show(looking_plots.stacked(rows, xlabel="part", title="What a prediction reads, inside its own box"),
+     alt="Pairs of bars: the part of the reading inside the prediction's own box, and the box's area. One-stage 0.65 and 0.14, "
+         "two-stage 0.47 and 0.14, new DETR 0.37 and 0.27, trained DETR 0.35 and 0.08.")
+times = {name: row["read inside its own box"] / row["area of the box"] for name, row in rows.items()}
+print("times the area:", {name: round(value, 1) for name, value in times.items()})
+assert times["one-stage"] > 3 and times["two-stage"] > 3 and times["new DETR"] < 2 and times["trained DETR"] > 3
+
+# %% [markdown]
+# In the bars, a new DETR reads its box hardly more than the rest. The two CNN heads read theirs several times more
+# densely, before the first training step, and DETR needs its whole training to get there. That is what **aligned by
+# construction** means. One-stage: the cell *is* the place. Two-stage: RoIAlign fetches the place. DETR's query reads
+# everything and has to learn which part it is talking about. The price of the CNN's way is in notebook 04: anchors by
+# hand, many predictions per object, NMS.
+#
+# All fixes of the next notebooks give a query a place, and tie where it looks to it. Deformable: a few samples around
+# a point. SMCA: a Gaussian around a centre. Anchor: a point as the query. DAB: a box as the query. SAM: an RoIAlign in
+# front of the attention.
+#
+# ## 10. Explore: replay both trainings
+#
+# Eight held-out scenes, the last decoder layer, the mean of its heads. Move the sliders, with the mouse or with Tab and
+# the arrow keys. Find out:
+#
+# 1. When does query 3 stop looking everywhere? Compare the words below the picture at steps 0, 400 and 2,500.
+# 2. Stay at the last step and move the image slider. Does the query keep to its home region?
+# 3. Replace `detr` by `smca` in the cell. What is different at step 0?
+
+# %% tags=["nbval-ignore-output"]
+from detr_mini.course.recorder import load_recording
+from detr_mini.course.replay import Moment, TrainingReplay
+
+recording = load_recording(RUNS / "detr.safetensors")
+owned = int((recording.owners[-1, -1, 0] >= 0).nonzero()[0])
+TrainingReplay(recording, CLASSES, Moment(row=len(recording.steps) - 1, image=0, query=owned))
+
+# %% [markdown]
+# ## 11. Exercises
+#
+# Fill in a cell, run it, then run the check below it. For a hint: `dm.hint("10.inside")` in a new cell, with the
+# exercise's name.
+#
+# ### How wide do the heads look? (`10.spread`)
+#
+# *Warm-up, 8 minutes.* The mean over heads of the entropy, in nats. A weight may be 0.
+
+# %% tags=["exercise"]
+def spread(maps):
+    """maps (heads, h, w), each sums to 1 -> one number."""
+    return None  # your lines
+
+# %% tags=["solution"]
+def spread(maps):
+    """maps (heads, h, w), each sums to 1 -> one number."""
+    return torch.special.entr(maps).sum(dim=(-2, -1)).mean()  # entr(w) = -w log w, and 0 for 0
+
+# %%
+check("10.spread", spread)
+
+# %% [markdown]
+# ### Who has changed hands? (`10.flips`)
+#
+# *Core, 12 minutes.* Several looks at one image. Which part of the objects has another query than at the look before?
+
+# %% tags=["exercise"]
+def flips(owners):
+    """owners (looks, Q): the object that each query owns, -1 for none -> (looks - 1,)."""
+    return None  # your lines
+
+# %% tags=["solution"]
+def flips(owners):
+    """owners (looks, Q): the object that each query owns, -1 for none -> (looks - 1,)."""
+    owning = owners[1:] >= 0  # every object is owned by one query
+    changed = owning & (owners[1:] != owners[:-1])
+    return changed.sum(dim=1) / owning.sum(dim=1)
+
+# %%
+check("10.flips", flips)
+
+# %% [markdown]
+# ### How much of it is inside? (`10.inside`)
+#
+# *Core, 15 minutes.* Without the package's `coverage`. Cells count as far as the box covers them.
+
+# %% tags=["exercise"]
+def inside(weights, box):
+    """weights (h, w), sum 1; box (4,) cxcywh as parts of the image -> the part of the attention inside."""
+    return None  # your lines
+
+# %% tags=["solution"]
+def inside(weights, box):
+    """weights (h, w), sum 1; box (4,) cxcywh as parts of the image -> the part of the attention inside."""
+    def along(centre, size, count):  # the covered part of every column, or of every row: (count,)
+        first, last, cell = (centre - size / 2) * count, (centre + size / 2) * count, torch.arange(count)
+        return ((cell + 1).clamp(max=last) - cell.clamp(min=first)).clamp(min=0)
+    height, width = weights.shape
+    return along(box[1], box[3], height) @ weights @ along(box[0], box[2], width)
+
+# %%
+check("10.inside", inside)
+
+# %% [markdown]
+# ### Four terms (`10.terms`)
+#
+# *Stretch, 20 minutes.* One head. Split its scores into four terms, so that the softmax of their sum is the attention.
+# `query` and `key` are linear layers, each given as (weight, bias): they compute x @ weight.T + bias.
+
+# %% tags=["exercise"]
+def terms(content, position, memory, place, query, key):
+    """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
+
+    Order: content x content, content x position, position x content, position x position, the query's part first.
+    """
+    return None  # your lines
+
+# %% tags=["solution"]
+def terms(content, position, memory, place, query, key):
+    """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
+
+    Order: content x content, content x position, position x content, position x position, the query's part first.
+    """
+    asking = content @ query[0].T, position @ query[0].T + query[1]  # the bias once
+    asked = memory @ key[0].T, place @ key[0].T  # the key's bias adds the same to all keys: softmax does not see it
+    return torch.stack([q @ k.T for q in asking for k in asked]) / math.sqrt(content.shape[-1])
+
+# %%
+check("10.terms", terms)
+
+# %% [markdown]
+# ## 12. Remake it
+#
+# The recordings are yours to make again: ten minutes on two idle cores. For the paper's model on COCO the same `Meter`
+# goes into `fit` as a callback. Here is a second opinion: the shipped weights come from another run of the same recipe,
+# and we measure them now.
+
+# %% tags=["gpu"]
+from pathlib import Path
+
+from detr_mini.course.why_slow import record
+
+START = False  # True trains DETR again and writes two files
+if START:
+    print(record("detr", steps=2500, folder=Path("my_recordings")))
+else:
+    print("would train DETR for 2,500 steps and look at 200 scenes at", len(detr), "of them")
+
+# %%
+now = looking.measure(look, batch.targets)
+for name in ("entropy", "mass", "elsewhere", "iou"):
+    recorded, measured = detr[-1][name][-1], now[name][-1]
+    close = abs(recorded - measured) < 0.15 * recorded
+    print(f"{name:10} recorded {recorded:.2f}   shipped weights {measured:.2f}   close: {close}")
+habit = (now["elsewhere"][-1] - uniform) / (now["mass"][-1] - uniform)
+print(f"habit, the part that is there without this image: recorded {share_of_habit:.0%}, shipped weights {habit:.0%}")
+
+# %% [markdown]
+# ## 13. Limits, and errata
+#
+# - **One seed, one toy.** 64 places instead of about 950, ten classes, a backbone that knows them. The problem is
+#   *milder* here than on COCO, and the order of events need not be the same there.
+# - **The control is a lower bound.** Another image may have an object in the same place.
+# - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
+#   removed term, and SMCA, where one change was made and everything came earlier.
+# - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not. Papers do not always
+#   say which they took.
+# - **"Attention weights are uniform at the start"** holds for DETR as initialised here and in the authors' code. It
+#   does not hold for SMCA or Deformable DETR: their starting pattern is designed.
+# - **SMCA's centre does not see the image.** In paper and code it is predicted from layer 0's query, whose content is
+#   0, so it is the same in every image. What it gives is a home, not a search.
+#
+# ## Recap
+#
+# - Uniform attention hands every query the mean of the image, and every place 1/HW of the gradient.
+# - DETR's boxes improve a great deal before attention knows about objects. Then comes a flat stretch, and then mass
+#   rises.
+# - Most of the rise is habit: a home region. A control tells. SMCA gives homes early, and that is what it is worth.
+# - Flips are frequent, but a detector can learn quickly in spite of them.
+# - Content does the work of position. Address against address hardly matters in the trained DETR.
+# - CNN detectors read the place they speak about, by construction. The fixes give that back to queries.
+
+# %%
+quiz("10")
+
+# %% [markdown]
+# **Next:** 11, *Deformable DETR*: look at a few places only.
+#
+# **References**
+#
+# - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020: the 500-epoch schedule.
+# - X. Zhu et al., *Deformable DETR*, 2021. Sections 1 and 3: near-uniform weights at the start, and what follows.
+# - P. Gao et al., *Fast Convergence of DETR with Spatially Modulated Co-Attention*, 2021: co-attention that may look
+#   anywhere.
+# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021: content queries have to carry the position.
+# - G. Zhang et al., *Accelerating DETR Convergence via Semantic-Aligned Matching*, 2022: two spaces that do not match.
+# - Z. Sun et al., *Rethinking Transformer-based Set Prediction for Object Detection*, 2021: sparsity of cross-attention
+#   and unsteady matching, measured over epochs.
+# - F. Li et al., *DN-DETR: Accelerate DETR Training by Introducing Query DeNoising*, 2022: flips from epoch to epoch.
+# - K. He et al., *Mask R-CNN*, 2017. Section 3: RoIAlign.
