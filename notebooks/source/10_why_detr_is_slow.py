@@ -39,8 +39,9 @@ where_we_are("cross_attention")
 # ## 1. The problem
 #
 # Two trainings were recorded with `python -m detr_mini.course.why_slow`: DETR, and **SMCA**, a cousin from notebook 12.
-# Same scenes, same loss, same backbone, same learning rate. In SMCA each query guesses a centre, and places far from it
-# get lower scores. How well do matched boxes fit their objects, on 200 held-out scenes?
+# Same scenes, same loss, same backbone, same learning rate. In SMCA each query guesses a centre; places far from it get
+# lower scores, and boxes are written relative to it. How well do matched boxes fit their objects, on 200 held-out
+# scenes?
 
 # %%
 from detr_mini.course.why_slow import RUNS, read_measures
@@ -69,8 +70,8 @@ print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for S
 assert slow >= 2 * fast
 
 # %% [markdown]
-# One change, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do not
-# make DETR slow. Three suspects remain, each accused by some of the papers:
+# A small change, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do
+# not make DETR slow. Three suspects remain, each accused by some of the papers:
 #
 # 1. **Where queries look.** Attention starts uniform and must find a few places among many (Deformable DETR, SMCA).
 # 2. **Who owns what.** The matching changes its mind, so a query chases one object today, another tomorrow (DN-DETR).
@@ -256,8 +257,8 @@ print("DETR has no gap to speak of until step 400:", max(abs(gap[step]) for step
 print("and a clear one at the end:                ", gap[2500] > 0.03)
 
 # %% [markdown]
-# So SMCA's gift is exact: its queries get **homes** within 100 steps instead of 1,000. Following the image comes later
-# in both, and also earlier in SMCA.
+# So SMCA's gift is exact: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
+# later in both, and also earlier in SMCA.
 
 # %% [markdown]
 # ### Must attention be inside at all?
@@ -690,15 +691,16 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 #
 # - **One seed, one toy.** 64 places instead of about 950, ten classes, a backbone that knows them. The problem is
 #   *milder* here than on COCO, and the order of events need not be the same there.
-# - **The control is a lower bound.** Another image may have an object in the same place.
+# - **The gap is a lower bound** of what follows the image. Another image may have an object in the same place.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
-#   removed term, and SMCA, where one change was made and everything came earlier.
+#   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
+#   curves do not take them apart.
 # - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not. Papers do not always
 #   say which they took.
-# - **"Attention weights are uniform at the start"** holds for DETR as initialised here and in the authors' code. It
-#   does not hold for SMCA or Deformable DETR: their starting pattern is designed.
-# - **SMCA's centre does not see the image.** In paper and code it is predicted from layer 0's query, whose content is
-#   0, so it is the same in every image. What it gives is a home, not a search.
+# - **"Attention is uniform at the start"** is nearly true of our DETR: 58 of 64 places. It does not hold for SMCA. And
+#   Deformable DETR starts uniform, too, but over a few samples laid out around a point.
+# - **SMCA's centre does not see the image.** In the authors' code, as in ours, it comes from layer 0's query, whose
+#   content is 0, so it is the same in every image. What it gives is a home, not a search.
 #
 # ## Recap
 #

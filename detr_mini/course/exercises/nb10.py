@@ -222,7 +222,7 @@ EXERCISES = (
         ("An object moves when the query that owns it now did not own it before. So begin with the queries that own "
          "something now.",
          "held = owners[1:] >= 0, and changed = held & (owners[1:] != owners[:-1]). Each object is held by one query."),
-        "DN-DETR's authors measured the same on COCO, from epoch to epoch.",
+        "DN-DETR's authors measured something close to it on COCO, from epoch to epoch.",
     ),
     Exercise(
         "10.inside", "How much of it is inside?", Tier.CORE, 15, check_inside,
