@@ -30,7 +30,7 @@ LESSONS = (
     Lesson("03", "positions", "Why does a set need addresses?"),
     Lesson("04", "image_to_boxes", "How did detectors work before, and what is a good box?"),
     Lesson("05", "encoder", "How does an image become tokens that know their surroundings?", 65),
-    Lesson("06", "decoder_and_queries", "How do queries divide the objects among themselves?"),
+    Lesson("06", "decoder_and_queries", "How do queries divide the objects among themselves?", 75),
     Lesson("07", "bipartite_matching", "Which prediction answers for which object?", 60),
     Lesson("08", "set_loss", "What is a set of boxes punished for?", 60),
     Lesson("09", "train_detr", "Does it learn, on my own machine?", 45),
