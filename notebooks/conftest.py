@@ -1,5 +1,8 @@
-"""For nbval: whoever runs the notebooks' tests keeps their own progress in the course out of them, and unchanged."""
+"""For nbval: no network, no longer than stated, and the learner's own progress is left alone."""
 
-import os
+import sys
+from pathlib import Path
 
-os.environ["DETR_MINI_PROGRESS"] = "off"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "notebooks"))
+
+from guards import pytest_collection_modifyitems, pytest_configure, pytest_runtest_protocol  # noqa: E402, F401

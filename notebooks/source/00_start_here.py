@@ -3,7 +3,7 @@
 #
 # **Does my machine work, what is the map, and how do I learn here?**
 #
-# *About 20 minutes. You need Python. No GPU, no network, no account.*
+# *About 20 minutes; the cells themselves run in seconds. You need Python. No GPU, no network, no account.*
 #
 # Welcome. This course takes apart the detectors called *detection Transformers*, beginning with DETR, until you can
 # build one yourself, train it on your own machine, and say why it works.
