@@ -28,7 +28,8 @@ ASK_KERNEL = """async (expression) => {
   const reply = await kernel.requestExecute(asked).done;
   return reply.content.user_expressions.answer.data["text/plain"];
 }"""
-SECONDS = 120  # to start, to run all cells: as long as a busy machine may need
+SECONDS = 240  # to start, to run all cells: as long as a busy machine may need
+pytestmark = pytest.mark.timeout(3 * SECONDS)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ import torch
 import detr_mini as dm
 from detr_mini.course.notebook import AttentionByHand
 from detr_mini.course.attention_explorer import AttentionExplorer
+from detr_mini.course.box_playground import BoxPlayground
+from detr_mini.course.matching_playground import MatchingPlayground
 from detr_mini.course.recorder import Recording
 from detr_mini.course.replay import TrainingReplay
+from detr_mini.course.token_explorer import TokenExplorer, Watched
 from detr_mini.data.scenes import CLASSES, Scenes
 dm.setup(seed=0)
 image, target = Scenes(20, seed=1_000_003)[5]
@@ -55,12 +59,16 @@ maps = torch.rand(3, 1, 1, 2, 4, 8, 8)
 recording = Recording(
     [0, 10, 50], image[None], [target], torch.randn(3, 1, 1, 4, 10), torch.rand(3, 1, 1, 4, 4) * 0.4 + 0.2,
     torch.full((3, 1, 1, 4), -1), maps / maps.sum((-1, -2), keepdim=True), {"loss_ce": torch.rand(3, 1)})
+watched = Watched(image[None], [target], torch.rand(1, 1, 2, 64, 8, 8).softmax(-1) / 8, CLASSES)
 """
 WIDGETS = {
     "attention_by_hand": Widget(
         "AttentionByHand(list('AB'), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 2.0]),"
         " axes=('quiet', 'central'), value='rent')"),
     "training_replay": Widget("TrainingReplay(recording, CLASSES)", key="ArrowLeft", back="ArrowRight"),
+    "box_playground": Widget("BoxPlayground()"),
+    "matching_playground": Widget("MatchingPlayground()"),
+    "token_explorer": Widget("TokenExplorer(watched)", control="[role=slider] >> nth=1"),
     "attention_explorer": Widget(
         "explorer = AttentionExplorer(dm.build('deformable'), image)\nexplorer", control=".asks"),
 }
