@@ -16,7 +16,8 @@ from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou, iou
 from detr_mini.course.matching_playground import DraggablePicture
-from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, WIDTH, live_png, picture_html
+from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, WIDTH, live_png
+from detr_mini.course.training_plots import bundle
 
 HEIGHT = 3.7  # inches
 CORNER, SIDE = (0.12, 0.12), 3.2  # inches: lower left corner and side of the square image
@@ -45,7 +46,7 @@ class TwoBoxes:
 class Verdict:
     """One measure of a state: its value, and minus the gradient of its loss in x, y, width and height, (4,).
 
-    The losses are 1 - IoU, 1 - GIoU, and L1 itself, the sum of the four differences.
+    The losses are 1 - IoU, 1 - GIoU, and the L1 distance itself.
     """
 
     value: float
@@ -310,4 +311,4 @@ class BoxPlayground:
         live = self.box._repr_mimebundle_() or {}
         live.pop("text/plain", None)
         words = "Two boxes in a square image, with what IoU, GIoU and L1 say of them. " + describe_two_boxes(self.first)
-        return live | {"text/html": picture_html(render_two_boxes(self.first), words), "text/plain": words}
+        return live | bundle(render_two_boxes(self.first), words)

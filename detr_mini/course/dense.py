@@ -223,10 +223,10 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 
 def suppress(found: Predictions, threshold: float) -> Predictions:
     """NMS within each class of each image: image id -> {scores (K,), labels (K,), boxes (K, 4)} -> the same, less."""
-    apart = 10_000.0  # boxes of different classes are moved so far apart that they never meet
+    apart = 1000.0  # pixels: boxes of different classes are moved so far apart that they never meet
     cleaned = {}
     for image_id, result in found.items():
-        shift = apart * result["labels"][:, None]  # (K, 1)
+        shift = apart * result["labels"][:, None].double()  # (K, 1); float32 would round the corners
         kept = nms(result["boxes"] + shift, result["scores"], threshold)
         cleaned[image_id] = {name: values[kept] for name, values in result.items()}
     return cleaned

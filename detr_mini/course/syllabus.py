@@ -28,7 +28,7 @@ LESSONS = (
     Lesson("01", "attention_by_hand", "What does softmax(q kᵀ) v do?", 60),
     Lesson("02", "self_and_cross_attention", "Where do queries, keys and values come from?"),
     Lesson("03", "positions", "Why does a set need addresses?"),
-    Lesson("04", "image_to_boxes", "How did detectors work before, and what is a good box?"),
+    Lesson("04", "image_to_boxes", "How did detectors work before, and what is a good box?", 85),
     Lesson("05", "encoder", "How does an image become tokens that know their surroundings?", 65),
     Lesson("06", "decoder_and_queries", "How do queries divide the objects among themselves?", 75),
     Lesson("07", "bipartite_matching", "Which prediction answers for which object?", 60),
