@@ -233,8 +233,8 @@ def test_an_image_that_is_none_is_refused() -> None:
             explore(detector("detr"), image)
 
 
-def test_a_picture_takes_a_tenth_of_a_second(explored: dict[str, Explored]) -> None:
-    """Processor time of the still form, the best of five: the live form redraws in the browser, faster."""
+def test_a_still_picture_is_drawn_at_once(explored: dict[str, Explored]) -> None:
+    """Processor time of the still form, the best of five. What answers to keys is the live form (test_browser.py)."""
     one, spent = explored["deformable"], []
     for _ in range(5):
         start = time.process_time()
