@@ -318,8 +318,8 @@ print("weights", tuple(weights.shape), "= images, heads, tokens that ask, tokens
 # Why not to the values? Queries and keys decide **who is found**, and for that, places matter. Values are **what is
 # collected**: colours, shapes, parts. With positions in them, a token would collect a mixture of addresses.
 #
-# It also means that the memory never keeps the positions. So DETR adds them again *in every layer*, where the first
-# Transformer added them once, at the input.
+# It also means that positions are only lent: they are never added to what a token keeps. So DETR adds them again *in
+# every layer*, where the first Transformer added them once, at the input.
 #
 # **Add, then normalise.** A LayerNorm takes each token by itself. It moves its 128 numbers to mean 0 and spread 1, then
 # applies a learned scale and shift.
@@ -385,12 +385,12 @@ moved_now = change(memory)
 print(f"change of the upper cat's token: backbone {moved[2, 6]:.2f}, memory {moved_now[2, 6]:.2f}")
 print("tokens that did not change: backbone", int((moved < 1e-5).sum()), "  memory", int((moved_now < 1e-5).sum()))
 show(looks(image, [moved, moved_now], ["change of the tokens", "change of the memory"]),
-     alt="The scene, then two maps of change. For the tokens only the surroundings of the painted cat glow. For the "
-         "memory the whole map glows, most of all at the painted cat.")
+     alt="The scene, then two maps of change. For the tokens only the surroundings of the painted cat glow. The "
+         "memory glows most at the painted cat, and faintly everywhere.")
 
 # %%
-predict("05.count", "A backbone token read off little about the number of things. And a token of the memory?",
-        "as little: it still sits at one place", "somewhat more", "most of it")
+predict("05.count", "A backbone token could tell about a third of the number of things. And a token of the memory?",
+        "no more: it still sits at one place", "somewhat more", "most of it")
 
 # %%
 told = score(after, things, after_test, things_test)

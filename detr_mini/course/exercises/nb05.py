@@ -224,8 +224,8 @@ QUIZ = (
     )),
     Question("Positions are added to queries and keys, and not to values. What follows?", (
         Choice("Tokens find each other by place, but what they collect is content only",
-               "Yes. And since the memory never keeps the position, every layer adds it anew.", True),
-        Choice("The memory contains the positions", "Only values and the residual get into the memory."),
+               "Yes. And since no token keeps the position, every layer adds it anew.", True),
+        Choice("They are added to the memory", "Only values and the residual get into the memory."),
         Choice("Positions matter only in the first layer", "They are added to q and k in every layer."),
     )),
     Question("You double both sides of an image. What happens to the attention map of an encoder layer?", (
