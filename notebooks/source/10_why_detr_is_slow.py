@@ -172,7 +172,7 @@ figure, (left, middle) = plots.canvas(2, width=6.0, height=3.0)
 looking_plots.cells(part, box, title="covered", axes=left)
 looking_plots.cells(weights, box, title="attention", axes=middle)
 show(figure, alt="Two 4 by 4 grids with the same box over the middle. Left: the covered part of each cell, 0.75 in the four "
-                 "middle cells, 0 elsewhere. Right: attention weights, largest 0.20.")
+                 "middle cells, 0 elsewhere. Right: attention weights, largest 0.22.")
 inside = (weights * part).sum()
 print(f"inside: {inside:.3f}   package agrees: {torch.isclose(inside, looking.mass_inside(weights, box)).item()}")
 flat = torch.full((4, 4), 1 / 16)
