@@ -42,7 +42,7 @@ def way(
     axes = own_or(axes, 2.6, 2.6)[1]
     chosen = array(boxes)[::every]
     for number, (x, y, w, h) in enumerate(chosen):
-        strength = 0.25 + 0.75 * number / max(1, len(chosen) - 1)
+        strength = min(1.0, 0.25 + 0.75 * number / max(1, len(chosen) - 1))
         axes.add_patch(Rectangle((x - w / 2, y - h / 2), w, h, fill=False, edgecolor=BLUE, alpha=strength,
                                  linewidth=1.0 + 1.2 * strength))
     axes.plot(array(boxes)[:, 0], array(boxes)[:, 1], color=BLUE, linewidth=0.9, alpha=0.7)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
@@ -35,7 +36,8 @@ def ties(
     inks = {query: colour or COLOURS[thing % len(COLOURS)] for query, thing in pairs}
     for query, box in enumerate(corners.tolist()):
         if query not in inks:
-            frame(axes, box, GREY, 0.8)
+            left, top, right, bottom = box  # no white rim: there may be many
+            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=GREY, lw=0.7))
     for box in truth.tolist():
         frame(axes, box, INK, 1.3, dashed=True)
     for query, ink in inks.items():
