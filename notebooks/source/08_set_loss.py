@@ -146,7 +146,7 @@ easy = (queries * classes_in_all - objects) * -(1 - p_no).log()
 print(f"cross-entropy: all the no {easy:.1f}, the three yes {objects * -p_yes.log():.1f}")
 
 # %% [markdown]
-# Nearly all of the loss comes from easy answers that are right already. The **focal loss** turns these down. With p_t,
+# Most of the loss comes from easy answers that are right already. The **focal loss** turns these down. With p_t,
 # the probability of the right answer (p for yes, 1 − p for no):
 #
 # > **focal = −α_t (1 − p_t)^γ log p_t** &nbsp;&nbsp; (Lin et al. 2017, equation 5)
