@@ -487,8 +487,8 @@ reveal("07.greedy", "a" if few > 32 else "b" if few > 3 else "c",
 # That may disappoint. With a trained detector and a few things, greedy would do. With many small things close together it
 # would not, and at the start of a training it would not either.
 #
-# So what carries DETR is less that the matching is *cheapest* than that it is **one to one**. The Hungarian algorithm makes sure that this
-# is done without an accident, in every case. It costs next to nothing.
+# So on easy scenes it gains nothing over greedy. What matters there is the rule that both obey, **one to one**; section 12
+# shows what happens without it. The Hungarian algorithm obeys it, too, is never dearer, and takes next to no time.
 #
 # ## 11. What each term is for
 #
