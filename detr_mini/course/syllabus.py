@@ -33,7 +33,7 @@ LESSONS = (
     Lesson("06", "decoder_and_queries", "How do queries divide the objects among themselves?", 75),
     Lesson("07", "bipartite_matching", "Which prediction answers for which object?", 60),
     Lesson("08", "set_loss", "What is a set of boxes punished for?", 65),
-    Lesson("09", "train_detr", "Does it learn, on my own machine?", 45),
+    Lesson("09", "train_detr", "Does it learn, on my own machine?", 75),
     Lesson("10", "why_detr_is_slow", "Why did DETR need 500 epochs?", 85),
     Lesson("11", "deformable_detr", "What if a query looks at a few places only?"),
     Lesson("12", "smca_detr", "What if a query first guesses where to look?"),
