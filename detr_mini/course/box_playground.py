@@ -153,8 +153,7 @@ def draw_table(axes: Axes, state: TwoBoxes, verdicts: dict[str, Verdict]) -> Non
         axes.text(centre, TOP, name, ha="center", va="center", weight="bold" if drawn else "normal",
                   color=VERMILLION if drawn else INK)
         axes.text(centre, TOP - 0.36, f"{verdict.value:.2f}", ha="center", va="center", fontsize=15)
-        for row, part in enumerate(verdict.pull.tolist()):
-            draw_bar(axes, centre, height_of(row), part)
+        draw_bars(axes, centre, verdict.pull.tolist())
     for row, name in enumerate(NUMBERS):
         axes.text(3.52, height_of(row), name, va="center", fontsize=9.5)
     axes.text(3.52, TOP - 0.86, "pull: how each number should change", va="center", fontsize=9, color=GREY)
@@ -166,13 +165,15 @@ def height_of(row: int) -> float:
     return TOP - 1.3 - 1.32 * ROW * row
 
 
-def draw_bar(axes: Axes, centre: float, height: float, part: float) -> None:
-    """One signed bar with its number below; it is cut off at FULL."""
-    length = 0.46 * min(max(part / FULL, -1.0), 1.0)
-    axes.plot([centre - 0.46, centre + 0.46], [height, height], color=PALE, linewidth=6, solid_capstyle="butt")
-    axes.plot([centre, centre + length], [height, height], color=BLUE, linewidth=6, solid_capstyle="butt")
-    axes.plot([centre, centre], [height - 0.08, height + 0.08], color=INK, linewidth=1)
-    axes.text(centre, height - 0.19, f"{part + 0.0:+.2f}", ha="center", va="center", fontsize=8.5)
+def draw_bars(axes: Axes, centre: float, pull: list[float]) -> None:
+    """A signed bar per number of the box, with its value below; it is cut off at FULL."""
+    heights = [height_of(row) for row in range(len(pull))]
+    ends = [centre + 0.46 * min(max(part / FULL, -1.0), 1.0) for part in pull]
+    axes.hlines(heights, centre - 0.46, centre + 0.46, color=PALE, linewidth=6)
+    axes.hlines(heights, centre, ends, color=BLUE, linewidth=6)
+    axes.vlines([centre] * len(pull), [h - 0.08 for h in heights], [h + 0.08 for h in heights], color=INK, linewidth=1)
+    for height, part in zip(heights, pull, strict=True):
+        axes.text(centre, height - 0.19, f"{part + 0.0:+.2f}", ha="center", va="center", fontsize=8.5)
 
 
 def wishes(pull: list[float]) -> str:
