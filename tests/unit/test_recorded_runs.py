@@ -1,0 +1,68 @@
+"""What is claimed about recorded runs holds in the files, and the files say where they come from."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from detr_mini import zoo
+from detr_mini.checkpoints import read_facts
+from detr_mini.course.race_table import race_table, reached, read_runs
+from detr_mini.files import DATA
+
+FOLDER = DATA / "runs" / "scenes"
+RUNS = read_runs(FOLDER)
+FIXES = [name for name in zoo.names() if name != "detr"]
+DETR_HALFWAY = statistics.median(reached(rows, 0.5) for _, rows in RUNS["detr"])
+
+
+def halfway(name: str) -> float:
+    """Steps to AP50 0.5, the median of the seeds."""
+    return statistics.median(reached(rows, 0.5) for _, rows in RUNS[name])
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_three_seeds_with_their_origin(name: str) -> None:
+    """Command, machine, and a recipe that differs from the detector's own in its number of steps only."""
+    assert [origin["seed"] for origin, _ in RUNS[name]] == [0, 1, 2]
+    for origin, rows in RUNS[name]:
+        assert origin["command"].startswith("python -m detr_mini race ") and origin["machine"]["torch"]
+        shape = zoo.recipe(name, "scenes")
+        assert origin["recipe"]["model"] == json.loads(json.dumps(vars(shape.model)))
+        assert origin["recipe"]["loss"] == vars(shape.loss)
+        assert origin["recipe"]["train"]["lr"] == shape.train.lr and origin["recipe"]["train"]["batch"] == 16
+        assert {row["images"] for row in rows} == {400}
+
+
+def test_detr_learns_within_its_budget() -> None:
+    """AP50 0.30 within 2,500 steps and 6 minutes, with every seed."""
+    assert all(reached(rows, 0.3) <= 2500 and reached(rows, 0.3, "seconds") <= 360 for _, rows in RUNS["detr"])
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_a_fix_needs_half_of_detrs_steps(name: str) -> None:
+    """To AP50 0.5; every seed gets to 0.80, and the median of them within 300 seconds of training."""
+    assert halfway(name) <= DETR_HALFWAY / 2
+    assert all(rows[-1]["ap50"] >= 0.80 for _, rows in RUNS[name])
+    assert statistics.median(reached(rows, 0.8, "seconds") for _, rows in RUNS[name]) <= 300
+
+
+def test_the_best_fix_needs_an_eighth() -> None:
+    """Of DETR's steps."""
+    assert min(map(halfway, FIXES)) <= DETR_HALFWAY / 8
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_shipped_weights_are_those_of_the_first_seed(name: str) -> None:
+    """Their file tells the same steps and AP50 as the run, and is small."""
+    path = DATA / "weights" / f"{name}.safetensors"
+    facts, (_, rows) = read_facts(path), RUNS[name][0]
+    assert facts["system"] == name and facts["seed"] == 0
+    assert (facts["steps"], facts["ap50"]) == (rows[-1]["step"], rows[-1]["ap50"])
+    assert path.stat().st_size < 4e6
+
+
+def test_the_table_is_that_of_the_files() -> None:
+    """Nobody has typed a number."""
+    assert race_table(FOLDER) in Path(FOLDER, "README.md").read_text(encoding="utf-8")
