@@ -591,7 +591,7 @@ class HandMultiHead(torch.nn.Module):
 
 # %% [markdown]
 # **First proof:** the package's `MultiHeadAttention`. Its parameters have the same names, so ours can be loaded. It takes
-# key and value apart, because positions will be added to the keys only. That is notebook 03.
+# key and value apart, because positions will be added to keys and not to values. That is notebook 03.
 
 # %%
 from detr_mini.attention import padding_bias

@@ -45,8 +45,8 @@ shuffled = cards[order].reshape(8, 8, 16, 16, 3).transpose(1, 2).reshape(128, 12
 figure, (left, right) = plots.canvas(2, height=2.8)
 plots.scene(picture.numpy(), title="64 places", axes=left)
 plots.scene(shuffled.numpy(), title="the same 64 places, shuffled", axes=right)
-show(figure, alt="""Left: a scene with a car, a tree and a cat. Right: its 64 square pieces in random order; nothing can
-     be recognised.""")
+show(figure, alt="""Left: a scene with a car, a tree and a cat. Right: its 64 square pieces in random order;
+     here and there an ear or a wheel.""")
 
 # %% [markdown]
 # And to an encoder? We take the package's, with all addresses set to **zero**. It has two layers of self-attention
@@ -132,7 +132,8 @@ predict("03.lamps", "No addresses. Which error will it reach? (Always saying 0 g
 error_without, weights_without = learn(torch.zeros(8, 16, dtype=torch.float64))
 print(f"error {error_without:.2f}")
 print(f"the mean of the seven others, as a guess: {1 / 3 * (1 - 1 / 7):.2f}")
-reveal("03.lamps", "a" if error_without < 0.1 else "b", "All lamps look alike from here. The best guess is an average.")
+reveal("03.lamps", "a" if error_without < 0.1 else "b",
+       "All places look alike from here. The best guess is an average.")
 
 # %% [markdown]
 # It does not fail for lack of training. A lamp cannot say *left*, since nothing that it sees depends on left. The best it
@@ -152,11 +153,11 @@ print("every lamp looks at its left neighbour:",
 
 # %%
 figure, (left, right) = plots.canvas(2, height=3.2)
-for place, weights, title in [(left, weights_without, "no addresses"), (right, weights_with, "random addresses")]:
+for place, weights, title in zip((left, right), (weights_without, weights_with), ("no", "random")):
     place.imshow(weights, cmap=plots.AMOUNT, vmin=0, vmax=1)
-    place.set(title=title, xlabel="is asked: lamp", ylabel="asks: lamp", xticks=range(8), yticks=range(8))
-show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, all lamps look at all. With random
-     addresses: a dark stripe just below the diagonal, and one dark cell in the upper right corner.""")
+    place.set(title=f"{title} addresses", xlabel="is asked: lamp", ylabel="asks: lamp", xticks=range(8), yticks=range(8))
+show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, all lamps look at all. With
+     random addresses: a dark stripe just below the diagonal, and one dark cell in the upper right corner.""")
 
 # %% [markdown]
 # The stripe is the answer, drawn: lamp 3 looks at 2, lamp 2 at 1, and lamp 0 at 7. So an address need only be *different*
@@ -170,14 +171,15 @@ show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, 
 # numbers?
 
 # %%
-predict("03.number", "Address = the number of the place. To which place is place 2 most similar, by dot product?",
+predict("03.number", "Address = number of the place. To which place is place 2 most similar, by dot product?",
         "itself, place 2", "its neighbours, 1 and 3", "the last one, place 7")
 
 # %%
 number = torch.arange(8.0)  # (8,)
 similar = number[2] * number  # (8,)
 print("place 2 with 0 ... 7:", similar.tolist())
-reveal("03.number", {2: "a", 1: "b", 3: "b", 7: "c"}[similar.argmax().item()], "A larger number is larger with everybody.")
+reveal("03.number", {2: "a", 1: "b", 3: "b", 7: "c"}[similar.argmax().item()],
+       "A larger number is larger with everybody.")
 
 as_numbers, _ = learn(number[:, None].expand(8, 16).double())
 print("the lamps with these addresses, error above 0.2:", as_numbers > 0.2)
@@ -207,9 +209,10 @@ both = hands @ hands.T  # (8, 8)
 sines_only = torch.outer(hands[:, 0], hands[:, 0])  # (8, 8)
 distance = number[:, None] - number  # (8, 8)
 
-print("pairs: dot product = cos(speed x distance):", torch.allclose(both, (speed * distance).cos(), atol=1e-6))
-print("pairs: place 0 with 1, 3 with 4, 6 with 7: ", [round(both[n, n + 1].item(), 3) for n in (0, 3, 6)])
-print("sines: place 0 with 1, 3 with 4, 6 with 7: ", [round(sines_only[n, n + 1].item(), 3) for n in (0, 3, 6)])
+print("dot product = cos(speed x distance):", torch.allclose(both, (speed * distance).cos(), atol=1e-6))
+print("place 0 with 1, 3 with 4, 6 with 7")
+for name, dots in [("both", both), ("sines only", sines_only)]:
+    print(f"{name:10}", [round(dots[n, n + 1].item(), 3) for n in (0, 3, 6)])
 
 # %% [markdown]
 # ## 4. Several clocks
@@ -249,10 +252,14 @@ left.set(title="addresses, a column per place", xlabel="place", ylabel="number o
 right.plot(alike[10], color=plots.BLUE)
 right.axvline(10, color=plots.SKY, linewidth=4, alpha=0.5)
 right.set(title="similarity to place 10", xlabel="place", ylabel="dot product / 16", ylim=(0, 1.05))
-show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are short at the top and so long at the bottom
-     that nothing changes. Right: similarity to place 10 peaks there and falls off alike on both sides.""")
+show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are short at the top and so long at
+     the bottom that nothing changes. Right: similarity to place 10 peaks there and falls off on both sides, with
+     small bumps, alike at the same distance.""")
 
 # %% [markdown]
+# Left, read from top to bottom: quick hands, then slower ones, then hands that stand still for 50 places. Right: a peak at
+# home, and the same bumps at the same distance on both sides.
+#
 # ### How to ask for the left neighbour
 #
 # In section 2, W_q had to learn eight pairs by heart. With clock hands there is a rule: to go one place on, **turn
@@ -294,7 +301,7 @@ print("notebook and package agree:", torch.allclose(code, theirs, atol=1e-4))
 # the last count, so that the last cell is at 1.
 
 # %%
-predict("03.padding", "Two pictures in a batch; the second one fills only the left half of its padded 4 x 4 map. "
+predict("03.padding", "The second picture of a batch fills only the left half of its padded 4 x 4 map. "
         "What is x in the last column of its picture, column 1?", "0.25", "0.5", "1")
 
 # %%
@@ -335,7 +342,7 @@ print("SineGrid agrees:", torch.allclose(by_hand, SineGrid(256)(padding), atol=1
 # chosen for sentences of counted words, most hands hardly move while x runs from 0 to 1. How many?
 
 # %%
-predict("03.still", "DETR's 128 numbers for x. How many of them change by less than 0.1 across the whole picture?",
+predict("03.still", "DETR's 128 numbers for x: how many change by less than 0.1 across the whole picture?",
         "none", "about a quarter", "more than half")
 
 # %%
@@ -345,8 +352,10 @@ for temperature in [10000, 100, 20]:
     still = ((numbers.amax(dim=0) - numbers.amin(dim=0)) < 0.1).sum().item()
     print(f"temperature {temperature:6}: {still:3} of 128 numbers change by less than 0.1")
 
-still = ((sine(across, 128, 10000).amax(0) - sine(across, 128, 10000).amin(0)) < 0.1).float().mean()
-reveal("03.still", "c" if still > 0.5 else "b" if still > 0.1 else "a", "Their hands need many pictures for a single turn.")
+of_detr = sine(across, 128, 10000)  # (25, 128)
+still = ((of_detr.amax(dim=0) - of_detr.amin(dim=0)) < 0.1).float().mean()
+reveal("03.still", "c" if still > 0.5 else "b" if still > 0.1 else "a",
+       "These hands would need many pictures for a single turn.")
 
 # %%
 figure, axes = plots.canvas(4, height=2.3)
@@ -355,15 +364,15 @@ for place, (side, temperature) in zip(axes, [(8, 10000), (8, 20), (25, 10000), (
     grid = SineGrid(256, temperature)(torch.zeros(1, side, side, dtype=torch.bool))[0]  # (side, side, 256)
     maps[side, temperature] = grid @ grid[side // 4, side // 2] / 128  # (side, side), 1 is the most
     place.imshow(maps[side, temperature], cmap=plots.AMOUNT, vmin=0, vmax=1)
-    place.plot(side // 2, side // 4, "s", color=plots.SKY, markersize=5, markerfacecolor="none", markeredgewidth=2)
+    place.plot(side // 2, side // 4, "s", color=plots.SKY, markersize=5, fillstyle="none", markeredgewidth=2)
     place.set(title=f"{side} x {side}, T = {temperature}", xticks=[], yticks=[])
-show(figure, alt="""Similarity of one cell to all others on four maps. Temperature 10,000: dark everywhere, on an 8 x 8 and on
-     a 25 x 25 map. Temperature 20: dark around the cell, and clearly paler far away, on both maps.""")
+show(figure, alt="""Similarity of one cell to all others on four maps. Temperature 10,000: dark everywhere, on an
+     8 x 8 and on a 25 x 25 map. Temperature 20: dark around the cell, and clearly paler far away, on both maps.""")
 
 # %%
 for (side, temperature), alike in maps.items():
     print(f"{side:2} x {side:2}, T = {temperature:5}: least similarity {alike.min():.2f}, "
-          f"neighbour {alike[side // 4, side // 2 + 1]:.3f}, cells above 0.9: {(alike > 0.9).float().mean():.0%}")
+          f"neighbour {alike[side // 4, side // 2 + 1]:.3f}, above 0.9: {(alike > 0.9).float().mean():.0%}")
 
 # %% [markdown]
 # With T = 10,000, the farthest corner still resembles the cell by three quarters. With T = 20 the address is sharper.
@@ -374,7 +383,7 @@ for (side, temperature), alike in maps.items():
 places = (torch.arange(1, 9) / 8).double()[:, None]  # (8, 1): 1/8 to 1, as DETR counts
 errors = {temperature: learn(sine(places, 16, temperature))[0] for temperature in (10000, 20)}
 print("both learn the lamps in 150 steps:", max(errors.values()) < 0.02)
-print("with T = 20 the error is less than half of that with T = 10000:", errors[20] < 0.5 * errors[10000])
+print("T = 20 has less than half of the error of T = 10000:", errors[20] < 0.5 * errors[10000])
 
 # %% [markdown]
 # DAB-DETR later chose 20 (notebook 14). DETR itself has 10,000.
@@ -387,7 +396,8 @@ print("with T = 20 the error is less than half of that with T = 10000:", errors[
 # %%
 learned = LearnedGrid(256)
 empty = torch.zeros(1, 8, 8, dtype=torch.bool)
-print("addresses", tuple(learned(empty).shape), " to be learned:", sum(p.numel() for p in learned.parameters()))
+print("addresses", tuple(learned(empty).shape))
+print("numbers to be learned:", sum(p.numel() for p in learned.parameters()))
 
 try:
     learned(torch.zeros(1, 60, 60, dtype=torch.bool))
@@ -399,8 +409,9 @@ print("learned addresses solve the lamps:", learn(free)[0] < 0.02)
 
 # %%
 torch.manual_seed(0)
-kinds = {"sine, T = 10000": SineGrid(256), "sine, T = 20": SineGrid(256, 20), "learned, at the start": LearnedGrid(256)}
-figure, axes = plots.canvas(3, height=2.7)
+kinds = {"sine, T = 10000": SineGrid(256), "sine, T = 20": SineGrid(256, 20),
+         "learned, at the start": LearnedGrid(256)}
+figure, axes = plots.canvas(3, height=3.0)
 for place, (name, kind) in zip(axes, kinds.items()):
     with torch.no_grad():
         grid = kind(torch.zeros(1, 16, 16, dtype=torch.bool))[0]  # (16, 16, 256)
@@ -409,8 +420,8 @@ for place, (name, kind) in zip(axes, kinds.items()):
     place.set(title=name, xticks=[], yticks=[])
 print("learned, at the start: all other cells are about equally similar:",
       f"{alike[alike < 0.99].min():.2f} to {alike[alike < 0.99].max():.2f}")
-show(figure, alt="""Similarity to one cell of a 16 x 16 map. Sine codes: a soft hill around the cell, wide for 10,000, narrower
-     for 20. Learned code before training: only the cell's own row and column stand out, in a flat plain.""")
+show(figure, alt="""Similarity to one cell of a 16 x 16 map. Sine codes: a soft hill around the cell, wide for
+     10,000, narrower for 20. Learned code before training: only the cell's own row and column stand out, in a flat plain.""")
 
 # %% [markdown]
 # A learned code starts without any idea of near and far, apart from sharing a row or a column. It must find it in the
@@ -431,12 +442,13 @@ attention = MultiHeadAttention(d_model=64, heads=4)
 p = SineGrid(64, temperature=20)(torch.zeros(1, 4, 4, dtype=torch.bool)).flatten(1, 2)  # (1, 16, 64)
 
 car, ground = torch.randn(64), torch.randn(64)
+
 def scene_with_car_at(place):
     """(1, 16, 64): fifteen times the same ground, and the car."""
     return torch.where((torch.arange(16) == place)[:, None], car, ground)[None]
 
 # %%
-predict("03.value", "The car moves from place 3 to place 12. A query looks only at the car. With p added to v as well, "
+predict("03.value", "The car moves from place 3 to 12. A query looks only at the car. With p added to v as well: "
         "what happens to the answer?", "nothing: it is the same car", "it changes with the car's place")
 
 # %%
@@ -483,7 +495,7 @@ for name, part in parts.items():
     print(f"{name:12} spread {part.std():.2f}")
 
 # %% [markdown]
-# No part is small. Two of the four compare things of different kinds, and the one matrix W_q has to serve both. Conditional
+# All four parts count. Two of them compare things of different kinds, and the one matrix W_q has to serve both. Conditional
 # DETR separates them: content meets content, place meets place (notebook 14).
 #
 # ## 10. Is the bag a picture again?
@@ -494,8 +506,9 @@ for name, part in parts.items():
 p = SineGrid(d)(torch.zeros(1, 8, 8, dtype=torch.bool)).flatten(1, 2)[0]  # (64, d)
 with_places = encode(tokens, p)
 
-print("tokens shuffled, addresses not: same vectors?", torch.allclose(encode(tokens[order], p), with_places[order], atol=1e-4))
-print("both shuffled together:         same vectors?", torch.allclose(encode(tokens[order], p[order]), with_places[order], atol=1e-4))
+only_tokens, together = encode(tokens[order], p), encode(tokens[order], p[order])  # (64, d) each
+print("tokens shuffled, addresses not: same vectors?", torch.allclose(only_tokens, with_places[order], atol=1e-4))
+print("both shuffled together:         same vectors?", torch.allclose(together, with_places[order], atol=1e-4))
 
 # %% [markdown]
 # Now a shuffled picture is another picture. And if each token takes its address along, nothing changes: the order of the
