@@ -4,8 +4,8 @@
 
 Each FILE.json has FILE.npz and FILE.keys.json beside it. The weights and images follow the recipe in fill.py, so no
 weight file is needed. Prints the largest difference of every entry beside its tolerance. Everything is computed in
-float32; gradients that miss a tolerance are computed again in float64, to tell rounding from a mistake. Exits with 1 when one is
-exceeded, with 2 when a system is unknown or a file is missing or broken.
+float32; gradients that miss a tolerance are computed again in float64, to tell rounding from a mistake. Exits with 1
+when one is exceeded, with 2 when a system is unknown or a file is missing or broken.
 """
 
 import json
