@@ -188,7 +188,7 @@ reveal("02.mutual", "c" if mutual(W, W, tokens) == 0 else "b" if mutual(W, W, to
 # edge, when that one looks back.
 #
 # And W_k = W_v? A key is for being found, a value for being taken. If they are one, the same few numbers must hold the
-# hand *and* the coins. We let a network learn the game, four times: nothing shared, then each saving. Three friends,
+# hand *and* the coins. We let a network learn the game, five times: nothing shared, then each saving. Three friends,
 # coins drawn anew at each step, width 2.
 
 # %%
@@ -217,17 +217,17 @@ def learn(one_matrix_for, seed):
     return loss.item()
 
 # %%
-savings = {"nothing shared": "", "W_q = W_k": "qk", "W_k = W_v": "kv", "all three one": "qkv"}
+savings = {"nothing shared": "", "W_q = W_v": "qv", "W_k = W_v": "kv", "W_q = W_k": "qk", "all three one": "qkv"}
 errors = {name: min(learn(one, seed) for seed in range(3)) for name, one in savings.items()}
 
 for name, error in errors.items():
-    print(f"{name:15} learned the game: {error < 0.015}")
-separate, no_roles, no_room, one = errors.values()
-print("W_q = W_k costs more than W_k = W_v:", no_roles > no_room)
-print("all three one costs most:", one > no_roles)
+    print(f"{name:15} error {error:.3f}")
+print("each line is worse than the one above:", list(errors.values()) == sorted(errors.values()))
 
 # %% [markdown]
-# Each line is the best of three tries. Of the four, only three separate matrices learn the game. Remember the reasons:
+# Each line is the best of three tries, for now and then a bad start spoils one, with three matrices too. (Always saying 0
+# has an error of 0.333.) Nothing shared is best. W_q = W_v does little harm in this game. The other two pairs do
+# not learn it, and one matrix for everything is the worst. Remember the reasons:
 #
 # | shared | what is lost |
 # |---|---|
