@@ -42,6 +42,8 @@ import math
 
 import torch
 
+torch.set_num_threads(1)  # all here is small: a second thread would only wait for the first
+
 friends = ["Ada, rock", "Ben, paper", "Cleo, scissors", "Dan, paper"]
 x = torch.tensor([[1.0, 0.0, 3.0],
                   [0.0, 1.0, 9.0],

@@ -37,6 +37,7 @@ import math
 import torch
 from detr_mini.data.scenes import draw_scene
 
+torch.set_num_threads(1)  # all here is small: a second thread would only wait for the first
 picture = torch.tensor(draw_scene(seed=0, index=12)[0])  # (128, 128, 3)
 cards = picture.reshape(8, 16, 8, 16, 3).transpose(1, 2).flatten(0, 1)  # (64, 16, 16, 3)
 order = torch.randperm(64)
