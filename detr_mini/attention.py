@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detr_mini.dropout import dropout
 from detr_mini.trace import Traced
 
 
@@ -91,13 +92,16 @@ class MultiHeadAttention(Traced):
         return x.transpose(1, 2).flatten(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """The average itself, (B, heads, Q, d/heads): fused when nobody watches, explicit and recorded otherwise."""
-        dropout = self.dropout if self.training else 0.0
-        if self.trace is None:
-            return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), dropout)
+        """The average itself, (B, heads, Q, d/heads): fused when nobody watches, explicit and recorded otherwise.
+
+        With dropout a CPU has no fused kernel, and ours is the faster way.
+        """
+        rate = self.dropout if self.training else 0.0
+        if self.trace is None and not (rate and q.device.type == "cpu"):
+            return F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), rate)
         weights = attention_weights(q, k, bias)  # (B, heads, Q, K)
         self.record(weights=weights, value=v)
-        return F.dropout(weights, dropout) @ v
+        return dropout(weights, rate) @ v
 
 
 def xavier(module: nn.Module) -> nn.Module:

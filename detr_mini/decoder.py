@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detr_mini.attention import MultiHeadAttention, padding_bias
+from detr_mini.dropout import Dropout
 from detr_mini.encoder import FeedForward
 from detr_mini.positions import MLP, Grid
 from detr_mini.recipes import ModelRecipe
@@ -66,7 +67,7 @@ class DecoderLayer(nn.Module):
         self.index = index
         self.self_attention, self.cross_attention = self_attention, cross_attention
         self.norm1, self.norm2 = nn.LayerNorm(recipe.d_model), nn.LayerNorm(recipe.d_model)
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = Dropout(recipe.dropout)
         self.feed_forward = FeedForward(recipe, activation)
 
     def meet(self, queries: Queries) -> Tensor:

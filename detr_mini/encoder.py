@@ -7,6 +7,7 @@ memory: tokens that know their surroundings, ready to be asked by the decoder.
 from torch import Tensor, nn
 
 from detr_mini.attention import MultiHeadAttention, padding_bias
+from detr_mini.dropout import Dropout
 from detr_mini.positions import Grid
 from detr_mini.recipes import ModelRecipe
 
@@ -19,7 +20,7 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(recipe.d_model, recipe.feed_forward)
         self.linear2 = nn.Linear(recipe.feed_forward, recipe.d_model)
         self.norm, self.activation = nn.LayerNorm(recipe.d_model), activation
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = Dropout(recipe.dropout)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
@@ -35,7 +36,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attention = attention
         self.norm1 = nn.LayerNorm(recipe.d_model)
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = Dropout(recipe.dropout)
         self.feed_forward = FeedForward(recipe, activation)
 
     def forward(self, memory: Tensor, attended: Tensor) -> Tensor:
