@@ -15,9 +15,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou, iou
-from detr_mini.course.matching_playground import DraggablePicture
-from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, WIDTH, live_png
-from detr_mini.course.training_plots import bundle
+from detr_mini.course.explorer import Explorer
+from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, WIDTH
 
 HEIGHT = 3.7  # inches
 CORNER, SIDE = (0.12, 0.12), 3.2  # inches: lower left corner and side of the square image
@@ -227,7 +226,7 @@ def dragged(box: Box, by: tuple[float, float], stretch: bool) -> Box:
 # ---------------------------------------------------------------- the shell
 
 
-class BoxPlayground:
+class BoxPlayground(Explorer):
     """Two boxes in an image; IoU, GIoU and L1, and how each pulls at the moved box, at once.
 
     Drag a box by its inside or by its lower right corner; or choose it and move the sliders: Tab goes from control to
@@ -236,51 +235,31 @@ class BoxPlayground:
     """
 
     def __init__(self, state: TwoBoxes | None = None) -> None:
-        self.state = self.first = state or TwoBoxes()
-        for wanted, known in ((self.first.arrows, MEASURES), (self.first.held, ("moved", "target"))):
+        first, self.grip = state or TwoBoxes(), None
+        for wanted, known in ((first.arrows, MEASURES), (first.held, ("moved", "target"))):
             if wanted not in known:
                 raise ValueError(f"{wanted!r} is not played with: choose one of {', '.join(known)}")
-        self.settling, self.grip = False, None
-        self.controls = self.make_controls()
+        super().__init__(first, make_controls(first), render_two_boxes, describe_two_boxes,
+                         "Two boxes in a square image, with what IoU, GIoU and L1 say of them.", "drag", (1, 2, 2, 1))
         self.button = ipywidgets.Button(description="one step downhill", layout={"width": "12em"})
-        self.picture, self.words = DraggablePicture(), ipywidgets.HTML()
-        boxes = list(self.controls.values())
-        rows = [ipywidgets.HBox(row) for row in (boxes[:1], boxes[1:3], boxes[3:5], [boxes[5], self.button])]
-        self.box = ipywidgets.VBox([*rows, self.picture, self.words])
-        for control in boxes:
-            control.observe(lambda change: self.read(change.owner), names="value")
         self.button.on_click(lambda button: self.move_to(downhill(self.state)))
-        self.picture.observe(lambda change: self.drag(change.new), names="pointer")
-        self.redraw()
+        self.box.children[3].children += (self.button,)
 
-    def make_controls(self) -> dict[str, ipywidgets.Widget]:
-        """The box to hold, its four numbers, and the measure whose arrows are drawn."""
-        look = {"style": {"description_width": "5.5em"}, "layout": {"width": "23em"}}
-        buttons = {"description_width": "5.5em", "button_width": "5em"}
-        controls: dict[str, ipywidgets.Widget] = {
-            "held": ipywidgets.ToggleButtons(options=("moved", "target"), value=self.first.held, description="box",
-                                             style=buttons)}
-        for name, value in zip(NUMBERS, getattr(self.first, self.first.held), strict=True):
-            low, high = (0.0, 1.0) if name in "xy" else (LEAST, MOST)
-            controls[name] = ipywidgets.FloatSlider(value=value, min=low, max=high, step=0.01, description=name, **look)
-        controls["arrows"] = ipywidgets.ToggleButtons(options=MEASURES, value=self.first.arrows,
-                                                      description="arrows of", style=buttons)
-        return controls
+    def settings(self, state: TwoBoxes) -> dict[str, object]:
+        """The box that is held, its four numbers, and the measure."""
+        numbers = zip(NUMBERS, getattr(state, state.held), strict=True)
+        return {"held": state.held, "arrows": state.arrows, **dict(numbers)}
 
-    def read(self, control: ipywidgets.Widget) -> None:
-        """Take a control's new setting into the state. Holding another box sets the sliders to it."""
-        if self.settling:
-            return
-        at = {name: one.value for name, one in self.controls.items()}
-        if control in (self.controls["held"], self.controls["arrows"]):
-            self.move_to(replace(self.state, held=at["held"], arrows=at["arrows"]))
-        else:
-            self.move_to(replace(self.state, **{at["held"]: fitted(tuple(at[name] for name in NUMBERS))}))
+    def read(self, name: str, values: dict[str, object]) -> TwoBoxes:
+        """Holding another box sets the sliders to it."""
+        if name in ("held", "arrows"):
+            return replace(self.state, held=values["held"], arrows=values["arrows"])
+        return replace(self.state, **{self.state.held: fitted(tuple(values[number] for number in NUMBERS))})
 
-    def drag(self, pointer: dict) -> None:
-        """Follow the pointer: pressing takes hold of a box, moving carries it or its corner."""
-        point = place_in_image(pointer["x"], pointer["y"])
-        if pointer["phase"] == "down":
+    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+        """Pressing takes hold of a box, moving carries it or its corner."""
+        point = place_in_image(x, y)
+        if phase == "down":
             taken = grasp(self.state, point)
             self.grip = taken and (point, getattr(self.state, taken[0]), taken[1])
             if taken:
@@ -290,26 +269,17 @@ class BoxPlayground:
             by = (point[0] - start[0], point[1] - start[1])
             self.move_to(replace(self.state, **{self.state.held: dragged(box, by, stretch)}))
 
-    def move_to(self, state: TwoBoxes) -> None:
-        """Make this the present state."""
-        self.state = state
-        self.redraw()
 
-    def redraw(self) -> None:
-        """Show picture and words of the present state, and set the controls to it."""
-        self.settling = True
-        now = {"held": self.state.held, "arrows": self.state.arrows}
-        for name, value in (now | dict(zip(NUMBERS, getattr(self.state, self.state.held), strict=True))).items():
-            self.controls[name].value = value
-        self.settling = False
-        words = describe_two_boxes(self.state)
-        self.picture.words = words
-        self.picture.value = live_png(render_two_boxes(self.state))
-        self.words.value = f'<span aria-live="polite">{words}</span>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
-        """The live widget, and beside it the still picture and its words. For Jupyter."""
-        live = self.box._repr_mimebundle_() or {}
-        live.pop("text/plain", None)
-        words = "Two boxes in a square image, with what IoU, GIoU and L1 say of them. " + describe_two_boxes(self.first)
-        return live | bundle(render_two_boxes(self.first), words)
+def make_controls(first: TwoBoxes) -> dict[str, ipywidgets.Widget]:
+    """The box to hold, its four numbers, and the measure whose arrows are drawn."""
+    look = {"style": {"description_width": "5.5em"}, "layout": {"width": "23em"}}
+    buttons = {"description_width": "5.5em", "button_width": "5em"}
+    controls: dict[str, ipywidgets.Widget] = {
+        "held": ipywidgets.ToggleButtons(options=("moved", "target"), value=first.held, description="box",
+                                         style=buttons)}
+    for name, value in zip(NUMBERS, getattr(first, first.held), strict=True):
+        low, high = (0.0, 1.0) if name in "xy" else (LEAST, MOST)
+        controls[name] = ipywidgets.FloatSlider(value=value, min=low, max=high, step=0.01, description=name, **look)
+    controls["arrows"] = ipywidgets.ToggleButtons(options=MEASURES, value=first.arrows, description="arrows of",
+                                                  style=buttons)
+    return controls

@@ -4,7 +4,7 @@ As in widgets.py: a pure function from state to figure, and a thin shell of slid
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ipywidgets
 import numpy as np
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou
-from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, PIXELS_PER_INCH, WIDTH, live_png, picture_html
+from detr_mini.course.explorer import Explorer
+from detr_mini.course.plots import BLUE, GREY, INK, ORANGE, PALE, WIDTH
 
 HEIGHT, SIDE = 3.5, 3.0  # inches: the picture, and the image in it
 STEPS, RATE = 160, 0.01  # of Adam
@@ -127,48 +128,29 @@ def describe_walk(state: Walk) -> str:
             f"On its way it is at most {boxes[:, 2].max() / state.side:.1f} times as wide, and {arrives}.")
 
 
-class LossWalk:
+class LossWalk(Explorer):
     """Six sliders around the way of a box: weights, sizes, distance, step. Tab and the arrow keys move them."""
 
     def __init__(self, state: Walk | None = None) -> None:
-        self.first = state or Walk()
-        self.controls = self.make_controls()
-        layout = {"max_width": "100%", "object_fit": "contain"}
-        self.picture = ipywidgets.Image(format="png", width=round(WIDTH * PIXELS_PER_INCH), layout=layout)
-        self.words = ipywidgets.HTML()
-        controls = list(self.controls.values())
-        rows = [ipywidgets.HBox(controls[at: at + 2]) for at in (0, 2, 4)]
-        self.box = ipywidgets.VBox([*rows, self.picture, self.words])
-        for control in controls:
-            control.observe(lambda change: self.redraw(), names="value")
-        self.redraw()
+        first = state or Walk()
+        super().__init__(
+            first, make_controls(first), render_walk, describe_walk,
+            "Left, the frames of a box on its way to a dashed thing; right, its IoU and width against the step.",
+            rows=(2, 2, 2))
 
-    def make_controls(self) -> dict[str, ipywidgets.Widget]:
-        """One slider per field of the state."""
-        spans = {"l1": ("weight of L1", 0.0, 10.0, 0.5), "giou": ("weight of GIoU", 0.0, 4.0, 0.25),
-                 "side": ("side of thing", 0.04, 0.4, 0.04), "scale": ("box at start", 0.5, 3.0, 0.25),
-                 "distance": ("distance", 0.0, 0.48, 0.04)}
-        look = {"style": {"description_width": "7.5em"}, "layout": {"width": "23em"}}
-        controls = {name: ipywidgets.FloatSlider(value=getattr(self.first, name), min=low, max=high, step=step,
-                                                 description=text, **look)
-                    for name, (text, low, high, step) in spans.items()}
-        return controls | {"step": ipywidgets.IntSlider(value=self.first.step, min=0, max=STEPS, step=4,
-                                                        description="step", **look)}
+    def read(self, name: str, values: dict[str, object]) -> Walk:
+        """Sliders count in steps that floats do not quite hit."""
+        return replace(self.state, **{name: round(values[name], 6)})
 
-    @property
-    def state(self) -> Walk:
-        """What the controls say."""
-        return Walk(**{name: round(control.value, 6) for name, control in self.controls.items()})
 
-    def redraw(self) -> None:
-        """Show picture and words of the present state."""
-        self.picture.value = live_png(render_walk(self.state))
-        self.words.value = f'<span aria-live="polite">{describe_walk(self.state)}</span>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
-        """The live widget, and beside it the still picture and its words. For Jupyter."""
-        live = self.box._repr_mimebundle_() or {}
-        live.pop("text/plain", None)
-        words = "Left, the frames of a box on its way to a dashed thing; right, its IoU and width against the step. "
-        words += describe_walk(self.first)
-        return live | {"text/html": picture_html(render_walk(self.first), words), "text/plain": words}
+def make_controls(first: Walk) -> dict[str, ipywidgets.Widget]:
+    """One slider per field of the state."""
+    spans = {"l1": ("weight of L1", 0.0, 10.0, 0.5), "giou": ("weight of GIoU", 0.0, 4.0, 0.25),
+             "side": ("side of thing", 0.04, 0.4, 0.04), "scale": ("box at start", 0.5, 3.0, 0.25),
+             "distance": ("distance", 0.0, 0.48, 0.04)}
+    look = {"style": {"description_width": "7.5em"}, "layout": {"width": "23em"}}
+    controls = {name: ipywidgets.FloatSlider(value=getattr(first, name), min=low, max=high, step=step,
+                                             description=text, **look)
+                for name, (text, low, high, step) in spans.items()}
+    return controls | {"step": ipywidgets.IntSlider(value=first.step, min=0, max=STEPS, step=4,
+                                                    description="step", **look)}

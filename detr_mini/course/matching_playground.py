@@ -9,11 +9,9 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import anywidget
 import ipywidgets
 import numpy as np
 import torch
-import traitlets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -21,15 +19,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, pairwise_giou
+from detr_mini.course.explorer import Explorer
 from detr_mini.course.plots import (
     BLUE,
     GREY,
     INK,
-    PIXELS_PER_INCH,
     VERMILLION,
     WIDTH,
-    live_png,
-    picture_html,
     readable_on,
 )
 from detr_mini.data.scenes import CLASSES, draw_scene
@@ -43,6 +39,7 @@ WEIGHTS = {"class": 1.0, "l1": 5.0, "giou": 2.0}  # DETR's
 SURE = 0.7  # what a prediction gives the word it says; the other three words share the rest
 SCENE = (3, 10)  # seed and index: a balloon, a boat, a mushroom
 LEAST, MOST = 0.06, 0.9  # sides of a prediction
+SPANS = {"x": (0.0, 1.0), "y": (0.0, 1.0), "width": (LEAST, MOST), "height": (LEAST, MOST)}  # of its sliders
 
 Box = tuple[float, float, float, float]
 Pairs = list[tuple[int, int]]
@@ -256,51 +253,8 @@ def grasp(state: Playground, point: tuple[float, float]) -> int | None:
 
 # ---------------------------------------------------------------- the shell
 
-DRAG = """
-function render({ model, el }) {
-  const picture = document.createElement("img");
-  picture.draggable = false;
-  Object.assign(picture.style, { maxWidth: "100%", touchAction: "none", cursor: "grab" });
-  el.appendChild(picture);
-  let held = false, serial = 0;
-  const show = () => {
-    URL.revokeObjectURL(picture.src);
-    picture.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
-    picture.alt = model.get("words");
-    picture.width = model.get("width");
-  };
-  const tell = (event, phase) => {
-    const frame = picture.getBoundingClientRect();
-    const x = (event.clientX - frame.left) / frame.width, y = (event.clientY - frame.top) / frame.height;
-    model.set("pointer", { phase, x, y, serial: ++serial });
-    model.save_changes();
-  };
-  picture.addEventListener("pointerdown", (event) => {
-    held = true;
-    picture.setPointerCapture(event.pointerId);
-    tell(event, "down");
-  });
-  picture.addEventListener("pointermove", (event) => { if (held) tell(event, "move"); });
-  for (const end of ["pointerup", "pointercancel"]) picture.addEventListener(end, () => { held = false; });
-  model.on("change:value", show);
-  show();
-  return () => URL.revokeObjectURL(picture.src);
-}
-export default { render };
-"""
 
-
-class DraggablePicture(anywidget.AnyWidget):
-    """A PNG that reports where it is pressed and dragged, as fractions from its upper left corner."""
-
-    _esm = DRAG
-    value = traitlets.Bytes(b"").tag(sync=True)
-    words = traitlets.Unicode("").tag(sync=True)
-    width = traitlets.Int(round(WIDTH * PIXELS_PER_INCH)).tag(sync=True)
-    pointer = traitlets.Dict({}).tag(sync=True)
-
-
-class MatchingPlayground:
+class MatchingPlayground(Explorer):
     """Four predictions over a scene of three things; costs, greedy and Hungarian matching at once.
 
     Drag a prediction, or choose it and move the sliders: Tab goes from control to control, the arrow keys move them.
@@ -308,83 +262,56 @@ class MatchingPlayground:
     """
 
     def __init__(self, state: Playground | None = None) -> None:
-        self.state = self.first = state or Playground()
-        if len(self.first.said) != len(NAMES):
-            raise ValueError(f"{len(self.first.said)} predictions given, and {len(NAMES)} are played with")
-        self.settling, self.grip = False, None
-        self.controls = self.make_controls()
-        self.picture, self.words = DraggablePicture(), ipywidgets.HTML()
-        boxes = list(self.controls.values())
-        rows = [ipywidgets.HBox(boxes[at: at + count]) for at, count in ((0, 2), (2, 2), (4, 2), (6, 3))]
-        self.box = ipywidgets.VBox([*rows, self.picture, self.words])
-        for control in boxes:
-            control.observe(lambda change: self.read(change.owner), names="value")
-        self.picture.observe(lambda change: self.drag(change.new), names="pointer")
-        self.redraw()
+        first, self.grip = state or Playground(), None
+        if len(first.said) != len(NAMES):
+            raise ValueError(f"{len(first.said)} predictions given, and {len(NAMES)} are played with")
+        intro = ("Four predictions, A to D, over a scene of three things, twice: with greedy's choice and with "
+                 "Hungarian's; beside them the cost of each pair.")
+        super().__init__(first, make_controls(first), render_matching, describe_matching, intro, "drag", (2, 2, 2, 3))
 
-    def make_controls(self) -> dict[str, ipywidgets.Widget]:
-        """The prediction to move, what it says, its box, and a box to tick per term of the cost."""
-        chosen, said = self.first.chosen, self.first.said[self.first.chosen]
-        look = {"style": {"description_width": "5.5em"}, "layout": {"width": "23em"}}
-        words = [(name, number) for number, name in enumerate((*things()[1], "nothing"))]
-        controls: dict[str, ipywidgets.Widget] = {
-            "chosen": ipywidgets.ToggleButtons(options=[(name, number) for number, name in enumerate(NAMES)],
-                                               value=chosen, description="prediction",
-                                               style={"description_width": "5.5em", "button_width": "3em"}),
-            "word": ipywidgets.Dropdown(options=words, value=said.word, description="it says", **look),
-        }
-        spans = {"x": (0.0, 1.0), "y": (0.0, 1.0), "width": (LEAST, MOST), "height": (LEAST, MOST)}
-        for (name, (low, high)), value in zip(spans.items(), said.box, strict=True):
-            controls[name] = ipywidgets.FloatSlider(value=value, min=low, max=high, step=0.02, description=name, **look)
-        for term, text in (("class", "class cost"), ("l1", "L1 cost"), ("giou", "GIoU cost")):
-            controls[term] = ipywidgets.Checkbox(value=term in self.first.terms, description=text, indent=False,
-                                                 layout={"width": "9em"})
-        return controls
+    def settings(self, state: Playground) -> dict[str, object]:
+        """The chosen prediction's word and box, and the terms that count."""
+        said = state.said[state.chosen]
+        return {"chosen": state.chosen, "word": said.word, **dict(zip(SPANS, said.box, strict=True)),
+                **{term: term in state.terms for term in WEIGHTS}}
 
-    def read(self, moved: ipywidgets.Widget) -> None:
-        """Take a control's new setting into the state. Choosing another prediction sets the other controls to it."""
-        if self.settling:
-            return
-        at = {name: control.value for name, control in self.controls.items()}
-        terms = tuple(term for term in WEIGHTS if at[term])
-        if moved is self.controls["chosen"]:
-            self.state = replace(self.state, chosen=at["chosen"])
-        else:
-            self.state = with_said(self.state, replace(self.state.said[self.state.chosen], word=at["word"]))
-            self.state = with_box(replace(self.state, terms=terms), [at[n] for n in ("x", "y", "width", "height")])
-        self.redraw()
+    def read(self, name: str, values: dict[str, object]) -> Playground:
+        """Choosing another prediction sets the other controls to it."""
+        if name == "chosen":
+            return replace(self.state, chosen=values["chosen"])
+        terms = tuple(term for term in WEIGHTS if values[term])
+        state = with_said(self.state, replace(self.state.said[self.state.chosen], word=values["word"]))
+        return with_box(replace(state, terms=terms), [values[number] for number in SPANS])
 
-    def drag(self, pointer: dict) -> None:
-        """Follow the pointer: pressing takes hold of a prediction, moving carries it."""
-        point = place_in_scene(pointer["x"], pointer["y"])
-        if pointer["phase"] == "down":
+    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+        """Pressing takes hold of a prediction, moving carries it."""
+        point = place_in_scene(x, y)
+        if phase == "down":
             taken = grasp(self.state, point) if point else None
             self.grip = None
             if taken is not None:
                 x, y = self.state.said[taken].box[:2]
-                self.state, self.grip = replace(self.state, chosen=taken), (x - point[0], y - point[1])
+                self.grip = (x - point[0], y - point[1])
+                self.move_to(replace(self.state, chosen=taken))
         elif self.grip and point:
             box = self.state.said[self.state.chosen].box
-            self.state = with_box(self.state, (point[0] + self.grip[0], point[1] + self.grip[1], *box[2:]))
-        self.redraw()
+            self.move_to(with_box(self.state, (point[0] + self.grip[0], point[1] + self.grip[1], *box[2:])))
 
-    def redraw(self) -> None:
-        """Show picture and words of the present state, and set the controls to it."""
-        self.settling = True
-        said = self.state.said[self.state.chosen]
-        now = {"chosen": self.state.chosen, "word": said.word}
-        for name, value in (now | dict(zip(("x", "y", "width", "height"), said.box, strict=True))).items():
-            self.controls[name].value = value
-        self.settling = False
-        words = describe_matching(self.state)
-        self.picture.words = words
-        self.picture.value = live_png(render_matching(self.state))
-        self.words.value = f'<span aria-live="polite">{words}</span>'
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
-        """The live widget, and beside it the still picture and its words. For Jupyter."""
-        live = self.box._repr_mimebundle_() or {}
-        live.pop("text/plain", None)
-        words = ("Four predictions, A to D, over a scene of three things, twice: with greedy's choice and with "
-                 "Hungarian's; beside them the cost of each pair. ") + describe_matching(self.first)
-        return live | {"text/html": picture_html(render_matching(self.first), words), "text/plain": words}
+def make_controls(first: Playground) -> dict[str, ipywidgets.Widget]:
+    """The prediction to move, what it says, its box, and a box to tick per term of the cost."""
+    said = first.said[first.chosen]
+    look = {"style": {"description_width": "5.5em"}, "layout": {"width": "23em"}}
+    words = [(name, number) for number, name in enumerate((*things()[1], "nothing"))]
+    controls: dict[str, ipywidgets.Widget] = {
+        "chosen": ipywidgets.ToggleButtons(options=[(name, number) for number, name in enumerate(NAMES)],
+                                           value=first.chosen, description="prediction",
+                                           style={"description_width": "5.5em", "button_width": "3em"}),
+        "word": ipywidgets.Dropdown(options=words, value=said.word, description="it says", **look),
+    }
+    for (name, (low, high)), value in zip(SPANS.items(), said.box, strict=True):
+        controls[name] = ipywidgets.FloatSlider(value=value, min=low, max=high, step=0.02, description=name, **look)
+    for term, text in (("class", "class cost"), ("l1", "L1 cost"), ("giou", "GIoU cost")):
+        controls[term] = ipywidgets.Checkbox(value=term in first.terms, description=text, indent=False,
+                                             layout={"width": "9em"})
+    return controls

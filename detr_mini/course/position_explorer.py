@@ -5,20 +5,17 @@ the pointer; a click pins it. Everything that the pointer does the sliders do as
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import anywidget
-import ipywidgets
 import numpy as np
 import torch
-import traitlets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from detr_mini.course.explorer import Explorer, choice, slider
-from detr_mini.course.plots import AMOUNT, BLUE, GREY, INK, ORANGE, PALE, PIXELS_PER_INCH, SIGNED, SKY, WIDTH
+from detr_mini.course.plots import AMOUNT, BLUE, GREY, INK, ORANGE, PALE, SIGNED, SKY, WIDTH
 from detr_mini.positions import LearnedGrid, SineGrid, sine
 
 HEIGHT = 3.5  # inches
@@ -142,48 +139,6 @@ def cell_at(chart: Chart, across: float, down: float) -> tuple[int, int] | None:
 
 # ---------------------------------------------------------------- the shell
 
-HOVER = """
-function render({ model, el }) {
-  const picture = document.createElement("img");
-  picture.style.cssText = `width: ${model.get("width")}px; max-width: 100%; cursor: crosshair`;
-  let address = "", waiting = null, serial = 0;
-  const show = () => {
-    URL.revokeObjectURL(address);
-    address = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
-    picture.src = address;
-    picture.alt = model.get("words");
-  };
-  const tell = (event, phase) => {
-    const frame = picture.getBoundingClientRect();
-    const x = (event.clientX - frame.left) / frame.width, y = (event.clientY - frame.top) / frame.height;
-    model.set("pointer", { phase, x, y, serial: ++serial });
-    model.save_changes();
-  };
-  picture.addEventListener("pointermove", (event) => {
-    if (waiting === null) requestAnimationFrame(() => { tell(waiting, "move"); waiting = null; });
-    waiting = event;
-  });
-  picture.addEventListener("click", (event) => tell(event, "click"));
-  model.on("change:value", show);
-  model.on("change:words", () => { picture.alt = model.get("words"); });
-  show();
-  el.append(picture);
-  return () => URL.revokeObjectURL(address);
-}
-export default { render };
-"""
-
-
-class HoverPicture(anywidget.AnyWidget):
-    """A PNG that reports where the pointer rests and where it clicks, as fractions from its upper left corner."""
-
-    _esm = HOVER
-    value = traitlets.Bytes(b"").tag(sync=True)
-    words = traitlets.Unicode("").tag(sync=True)
-    width = traitlets.Int(round(WIDTH * PIXELS_PER_INCH)).tag(sync=True)
-    pointer = traitlets.Dict({}).tag(sync=True)
-
-
 class PositionExplorer(Explorer):
     """A map of addresses: point at a cell, or move the sliders, and see which cells have an address like it.
 
@@ -193,7 +148,6 @@ class PositionExplorer(Explorer):
     """
 
     def __init__(self, side: int = 16, width: int = 64, first: Address | None = None) -> None:
-        self.settling = False
         self.chart, first = Chart(side, width), first or Address(row=side // 3, column=side // 2)
         refuse_unknown(self.chart, first)
         controls = {
@@ -202,40 +156,20 @@ class PositionExplorer(Explorer):
             "temperature": choice("temperature", first.temperature, [(f"{value:,}", value) for value in TEMPERATURES]),
             "code": choice("code", first.code, [(code, code) for code in CODES]),
         }
+        self.pinned = False
         super().__init__(first, controls, lambda state: render_address(self.chart, state),
                          lambda state: describe_address(self.chart, state),
-                         "A map of cells; sliders choose a cell, a temperature and a kind of code.")
-        self.pinned = False
-        self.picture = HoverPicture(value=bytes(self.picture.value), words=self.describe(first))
-        self.box = ipywidgets.VBox([*controls.values(), self.picture, self.words])
-        self.picture.observe(lambda change: self.point(change.new), names="pointer")
+                         "A map of cells; sliders choose a cell, a temperature and a kind of code.", feels="hover")
 
-    def point(self, pointer: dict) -> None:
+    def point(self, phase: str, x: float, y: float, serial: int) -> None:
         """Follow the pointer to a cell, unless one is pinned; a click on the map pins or lets go."""
-        cell = cell_at(self.chart, pointer["x"], pointer["y"])
-        if cell is None:
+        cell = cell_at(self.chart, x, y)
+        if cell is None or phase == "up":
             return
-        clicked = pointer["phase"] == "click"
-        if clicked or not self.pinned:
-            self.move_to(cell)
-        if clicked:
+        if (phase == "down" or not self.pinned) and cell != (self.state.row, self.state.column):
+            self.move_to(replace(self.state, row=cell[0], column=cell[1]))
+        if phase == "down":
             self.pinned = not self.pinned
-
-    def move_to(self, cell: tuple[int, int]) -> None:
-        """Choose a cell and draw once, although two sliders move."""
-        if cell != (self.state.row, self.state.column):
-            self.settling = True
-            self.controls["row"].value, self.controls["column"].value = cell
-            self.settling = False
-            self.redraw()
-
-    def redraw(self) -> None:
-        """Show picture and words of the present state."""
-        if self.settling:
-            return
-        super().redraw()
-        if isinstance(self.picture, HoverPicture):
-            self.picture.words = self.describe(self.state)
 
 
 def refuse_unknown(chart: Chart, state: Address) -> None:

@@ -6,26 +6,23 @@ As in widgets.py: a pure function from state to figure, and a thin shell of slid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ipywidgets
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.course.explorer import Explorer, choice, slider
 from detr_mini.course.plots import (
     GLOW,
     GREY,
     INK,
     ORANGE,
-    PIXELS_PER_INCH,
     SKY,
     WIDTH,
     channels_last,
-    live_png,
 )
 from detr_mini.course.recorder import Recording
-from detr_mini.course.training_plots import bundle
 
 HEIGHT = 3.9  # inches
 
@@ -127,7 +124,7 @@ def describe_replay(recording: Recording, classes: Sequence[str], moment: Moment
             f"{query.places:.0f} of {query.map.numel()} places.")
 
 
-class TrainingReplay:
+class TrainingReplay(Explorer):
     """Three sliders over a Recording: step, image, query.
 
     classes: names by label. first: the moment that is shown first. Tab moves between the sliders, the arrow keys move
@@ -135,47 +132,16 @@ class TrainingReplay:
     """
 
     def __init__(self, recording: Recording, classes: Sequence[str], first: Moment | None = None) -> None:
-        self.recording, self.classes = recording, classes
-        self.first = first or Moment(row=len(recording.steps) - 1)
+        first = first or Moment(row=len(recording.steps) - 1)
         rows, _, images, queries = recording.owners.shape
-        if not (self.first.row < rows and self.first.image < images and self.first.query < queries):
-            raise ValueError(f"{self.first} is not in this recording: it has {rows} steps, {images} images, "
+        if not (first.row < rows and first.image < images and first.query < queries):
+            raise ValueError(f"{first} is not in this recording: it has {rows} steps, {images} images, "
                              f"{queries} queries")
-        self.controls = self.make_controls(images, queries)
-        layout = {"max_width": "100%", "object_fit": "contain"}
-        self.picture = ipywidgets.Image(format="png", width=round(WIDTH * PIXELS_PER_INCH), layout=layout)
-        self.words = ipywidgets.HTML()
-        self.box = ipywidgets.VBox([*self.controls.values(), self.picture, self.words])
-        for control in self.controls.values():
-            control.observe(lambda change: self.redraw(), names="value")
-        self.redraw()
-
-    def make_controls(self, images: int, queries: int) -> dict[str, ipywidgets.Widget]:
-        """One control per field of the state."""
-        look = {"style": {"description_width": "5em"}, "layout": {"width": "36em"}}
-        steps = [(f"{step:,}", row) for row, step in enumerate(self.recording.steps)]
-        first = self.first
-        return {
-            "row": ipywidgets.SelectionSlider(options=steps, value=first.row, description="step", **look),
-            "image": ipywidgets.IntSlider(value=first.image, min=0, max=images - 1, description="image", **look),
-            "query": ipywidgets.IntSlider(value=first.query, min=0, max=queries - 1, description="query", **look),
+        controls = {
+            "row": choice("step", first.row, [(f"{step:,}", row) for row, step in enumerate(recording.steps)]),
+            "image": slider("image", first.image, images - 1),
+            "query": slider("query", first.query, queries - 1),
         }
-
-    @property
-    def moment(self) -> Moment:
-        """What the controls say."""
-        return Moment(**{name: control.value for name, control in self.controls.items()})
-
-    def redraw(self) -> None:
-        """Show picture and words of the present moment."""
-        self.picture.value = live_png(render_replay(self.recording, self.classes, self.moment))
-        words = describe_replay(self.recording, self.classes, self.moment)
-        self.words.value = f'<span aria-live="polite">{words}</span>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
-        """The live widget, and beside it the still picture and its words. For Jupyter."""
-        live = self.box._repr_mimebundle_() or {}
-        live.pop("text/plain", None)
-        words = "Sliders choose step, image and query of a recorded training. "
-        words += describe_replay(self.recording, self.classes, self.first)
-        return live | bundle(render_replay(self.recording, self.classes, self.first), words)
+        super().__init__(first, controls, lambda moment: render_replay(recording, classes, moment),
+                         lambda moment: describe_replay(recording, classes, moment),
+                         "Sliders choose step, image and query of a recorded training.")

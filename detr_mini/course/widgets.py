@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from detr_mini.course.plots import COLOURS, GREY, INK, PALE, PIXELS_PER_INCH, WIDTH, live_png, picture_html
+from detr_mini.course.explorer import Explorer
+from detr_mini.course.plots import COLOURS, GREY, INK, PALE, WIDTH
 
 # ---------------------------------------------------------------- attention by hand
 
@@ -153,7 +154,7 @@ def describe_attention_by_hand(candidates: Candidates, state: Asking) -> str:
             f"Weights: {weights}. Weighted average of {candidates.value}: {answer.average:.2f}.")
 
 
-class AttentionByHand:
+class AttentionByHand(Explorer):
     """Sliders for a query in front of a few keys; scores, weights and the average answer at once.
 
         AttentionByHand(names, keys, values, axes=("quiet", "central"), value="rent")
@@ -170,49 +171,22 @@ class AttentionByHand:
         if keys.shape != (len(names), 2) or values.shape != (len(names),):
             raise ValueError(f"{len(names)} names need keys ({len(names)}, 2) and values ({len(names)},), not "
                              f"{tuple(keys.shape)} and {tuple(values.shape)}")
-        self.candidates, self.first = Candidates(tuple(names), keys, values, axes, value), state or Asking()
-        self.controls = self.make_controls()
-        layout = {"max_width": "100%", "object_fit": "contain"}
-        self.picture = ipywidgets.Image(format="png", width=round(WIDTH * PIXELS_PER_INCH), layout=layout)
-        self.words = ipywidgets.HTML()
-        rows = [ipywidgets.HBox(list(self.controls.values())[at: at + 2]) for at in (0, 2)]
-        self.box = ipywidgets.VBox([*rows, self.picture, self.words])
-        for control in self.controls.values():
-            control.observe(lambda change: self.redraw(), names="value")
-        self.redraw()
+        self.candidates, first = Candidates(tuple(names), keys, values, axes, value), state or Asking()
+        super().__init__(first, make_controls(first, axes),
+                         lambda state: render_attention_by_hand(self.candidates, state),
+                         lambda state: describe_attention_by_hand(self.candidates, state),
+                         "Sliders set a query; arrows, bars and a scale show the answer.", rows=(2, 2))
 
-    def make_controls(self) -> dict[str, ipywidgets.Widget]:
-        """One control per field of the state."""
-        axes, first = self.candidates.axes, self.first
 
-        def slider(text: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
-            return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=text,
-                                          style={"description_width": "7.5em"}, layout={"width": "23em"})
+def make_controls(first: Asking, axes: tuple[str, str]) -> dict[str, ipywidgets.Widget]:
+    """One control per field of the state."""
+    def slider(text: str, value: float, low: float, high: float, step: float) -> ipywidgets.FloatSlider:
+        return ipywidgets.FloatSlider(value=value, min=low, max=high, step=step, description=text,
+                                      style={"description_width": "7.5em"}, layout={"width": "23em"})
 
-        return {
-            "across": slider(f"q: {axes[0]}", first.across, -3.0, 3.0, 0.25),
-            "up": slider(f"q: {axes[1]}", first.up, -3.0, 3.0, 0.25),
-            "temperature": slider("temperature", first.temperature, 0.25, 4.0, 0.25),
-            "scaled": ipywidgets.Checkbox(value=first.scaled, description="divide by √d", indent=True),
-        }
-
-    @property
-    def state(self) -> Asking:
-        """What the controls say."""
-        return Asking(**{name: control.value for name, control in self.controls.items()})
-
-    def redraw(self) -> None:
-        """Show the picture and the words of the present state."""
-        state = self.state
-        self.picture.value = live_png(render_attention_by_hand(self.candidates, state))
-        words = describe_attention_by_hand(self.candidates, state)
-        self.words.value = f'<span aria-live="polite">{words}</span>'
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
-        """The live widget, and beside it the still picture and its words. For Jupyter."""
-        live = self.box._repr_mimebundle_() or {}
-        live.pop("text/plain", None)
-        words = "Sliders set a query; arrows, bars and a scale show the answer. " + describe_attention_by_hand(
-            self.candidates, self.first)
-        still = picture_html(render_attention_by_hand(self.candidates, self.first), words)
-        return live | {"text/html": still, "text/plain": words}
+    return {
+        "across": slider(f"q: {axes[0]}", first.across, -3.0, 3.0, 0.25),
+        "up": slider(f"q: {axes[1]}", first.up, -3.0, 3.0, 0.25),
+        "temperature": slider("temperature", first.temperature, 0.25, 4.0, 0.25),
+        "scaled": ipywidgets.Checkbox(value=first.scaled, description="divide by √d", indent=True),
+    }
