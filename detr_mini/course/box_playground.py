@@ -256,7 +256,7 @@ class BoxPlayground(Explorer):
             return replace(self.state, held=values["held"], arrows=values["arrows"])
         return replace(self.state, **{self.state.held: fitted(tuple(values[number] for number in NUMBERS))})
 
-    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+    def point(self, phase: str, x: float, y: float) -> None:
         """Pressing takes hold of a box, moving carries it or its corner."""
         point = place_in_image(x, y)
         if phase == "down":

@@ -59,7 +59,7 @@ class Explorer:
         self.box = ipywidgets.VBox([*lines, *boxes, self.picture])
         for name, control in self.controls.items():
             control.observe(lambda change, name=name: self.turn(name), names="value")
-        self.picture.observe(lambda change: self.point(**change.new), names="pointer")
+        self.picture.observe(lambda change: self.feel(**change.new), names="pointer")
         self.redraw()
 
     def settings(self, state: object) -> dict[str, object]:
@@ -70,8 +70,12 @@ class Explorer:
         """The state after one control was turned. values: what all of them say now."""
         return replace(self.state, **{name: values[name]})
 
-    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+    def point(self, phase: str, x: float, y: float) -> None:
         """What the pointer does to the state; nothing, unless a subclass says so."""
+
+    def feel(self, phase: str, x: float, y: float, **_: object) -> None:
+        """The picture reports its pointer."""
+        self.point(phase, x, y)
 
     def turn(self, name: str) -> None:
         """A control was turned, by the learner or by `move_to`."""

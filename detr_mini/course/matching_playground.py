@@ -283,7 +283,7 @@ class MatchingPlayground(Explorer):
         state = with_said(self.state, replace(self.state.said[self.state.chosen], word=values["word"]))
         return with_box(replace(state, terms=terms), [values[number] for number in SPANS])
 
-    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+    def point(self, phase: str, x: float, y: float) -> None:
         """Pressing takes hold of a prediction, moving carries it."""
         point = place_in_scene(x, y)
         if phase == "down":

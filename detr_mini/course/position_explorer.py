@@ -161,7 +161,7 @@ class PositionExplorer(Explorer):
                          lambda state: describe_address(self.chart, state),
                          "A map of cells; sliders choose a cell, a temperature and a kind of code.", feels="hover")
 
-    def point(self, phase: str, x: float, y: float, serial: int) -> None:
+    def point(self, phase: str, x: float, y: float) -> None:
         """Follow the pointer to a cell, unless one is pinned; a click on the map pins or lets go."""
         cell = cell_at(self.chart, x, y)
         if cell is None or phase == "up":

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from detr_mini import zoo
 from detr_mini.checkpoints import load_weights
@@ -137,7 +138,7 @@ def test_every_state_has_a_picture_and_words(name: str, explored: dict[str, Expl
     first = first_state(one)
     for state in (first, replace(first, layer="encoder 2", head=8), replace(first, layer="decoder 1", head=1)):
         figure = render_exploring(one, state)
-        figure.canvas.draw()
+        FigureCanvasAgg(figure).draw()
         assert [axes.get_title(loc="left") for axes in figure.axes] == [
             "what it found", f"{state.layer}, {f'head {state.head}' if state.head else 'mean of all heads'}"]
 

@@ -45,16 +45,21 @@ class Widget:
 SETUP = """\
 import torch
 import detr_mini as dm
+from detr_mini import zoo
 from detr_mini.course.notebook import AttentionByHand
 from detr_mini.course.attention_explorer import AttentionExplorer
 from detr_mini.course.box_playground import BoxPlayground
+from detr_mini.course.loss_walk import LossWalk
 from detr_mini.course.matching_playground import MatchingPlayground
+from detr_mini.course.meeting_explorer import MeetingExplorer, listen
+from detr_mini.course.position_explorer import PositionExplorer
 from detr_mini.course.recorder import Recording
 from detr_mini.course.replay import TrainingReplay
 from detr_mini.course.token_explorer import TokenExplorer, Watched
 from detr_mini.data.scenes import CLASSES, Scenes
 dm.setup(seed=0)
-image, target = Scenes(20, seed=1_000_003)[5]
+scenes, recipe = Scenes(20, seed=1_000_003), zoo.recipe("detr", "scenes")
+image, target = scenes[5]
 maps = torch.rand(3, 1, 1, 2, 4, 8, 8)
 recording = Recording(
     [0, 10, 50], image[None], [target], torch.randn(3, 1, 1, 4, 10), torch.rand(3, 1, 1, 4, 4) * 0.4 + 0.2,
@@ -68,6 +73,11 @@ WIDGETS = {
     "training_replay": Widget("TrainingReplay(recording, CLASSES)", key="ArrowLeft", back="ArrowRight"),
     "box_playground": Widget("BoxPlayground()"),
     "matching_playground": Widget("MatchingPlayground()"),
+    "position_explorer": Widget("PositionExplorer()"),
+    "loss_walk": Widget("LossWalk()"),
+    "meeting_explorer": Widget(
+        "MeetingExplorer(listen({'as it is': dm.build('detr').eval()}, scenes, [5, 7], recipe.data))",
+        control="[role=slider] >> nth=1"),
     "token_explorer": Widget("TokenExplorer(watched)", control="[role=slider] >> nth=1"),
     "attention_explorer": Widget(
         "explorer = AttentionExplorer(dm.build('deformable'), image)\nexplorer", control=".asks"),
@@ -161,11 +171,13 @@ def test_keys_change_the_picture(name: str, notebook: Page, keep: Callable[[Loca
     keep(output, f"{name}-before")
     control = output.locator(widget.control)
     control.focus()
+    words.evaluate("(region) => { window.region = region; }")
     notebook.keyboard.press(widget.key)
     expect(words).not_to_have_text(said)
     after = bytes_of(picture)
     keep(output, f"{name}-after")
     assert after != before and len(words.inner_text()) > 30
+    assert notebook.evaluate("window.region.isConnected")  # readers announce what changes inside it
     expect(control).to_be_focused()
     notebook.keyboard.press(widget.back)
     expect(words).to_have_text(said)
@@ -175,6 +187,22 @@ def test_keys_change_the_picture(name: str, notebook: Page, keep: Callable[[Loca
 def spoken(output: Locator) -> Locator:
     """The words that a screen reader reads out when they change."""
     return output.locator("[aria-live=polite]").first
+
+
+@pytest.mark.parametrize(("name", "places"), [
+    ("matching_playground", [(0.13, 0.45), (0.17, 0.4)]), ("box_playground", [(0.14, 0.38), (0.18, 0.45)]),
+    ("position_explorer", [(0.2, 0.5), (0.2, 0.5)])])
+def test_the_pointer_changes_the_picture(name: str, places: list[tuple[float, float]], notebook: Page) -> None:
+    """Pressing and dragging on the picture itself; the words follow."""
+    output = output_of(notebook, name)
+    picture, words = output.locator(PICTURE), spoken(output)
+    said, frame = words.inner_text(), picture.bounding_box()
+    spots = [(frame["x"] + x * frame["width"], frame["y"] + y * frame["height"]) for x, y in places]
+    notebook.mouse.move(*spots[0])
+    notebook.mouse.down()
+    notebook.mouse.move(*spots[1], steps=3)
+    notebook.mouse.up()
+    expect(words).not_to_have_text(said)
 
 
 def test_arrow_keys_stay_in_the_explorer(notebook: Page) -> None:
