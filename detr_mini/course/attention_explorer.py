@@ -28,8 +28,7 @@ from torch import Tensor
 
 from detr_mini import zoo
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.course.plots import BLACK, BLUE, GLOW, ORANGE, WIDTH, array, channels_last, readable_on
-from detr_mini.course.training_plots import bundle
+from detr_mini.course.plots import BLACK, BLUE, GLOW, ORANGE, WIDTH, array, bundle, channels_last, readable_on
 from detr_mini.data.scenes import CLASSES
 from detr_mini.data.transforms import build_transform
 from detr_mini.decoder import DetectorOutput

@@ -13,8 +13,7 @@ import ipywidgets
 import traitlets
 from matplotlib.figure import Figure
 
-from detr_mini.course.plots import PIXELS_PER_INCH, WIDTH, live_png
-from detr_mini.course.training_plots import bundle
+from detr_mini.course.plots import PIXELS_PER_INCH, WIDTH, bundle, live_png
 
 LOOK = {"style": {"description_width": "6em"}, "layout": {"width": "34em"}}
 

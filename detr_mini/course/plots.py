@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor
 
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PINK, BLACK = (
@@ -38,9 +39,9 @@ SIGNED = mpl.colormaps["PuOr_r"]
 GLOW = mpl.colormaps["inferno"]
 
 PIXELS_PER_INCH = 96  # on the page; a picture is stored 1.5 times as fine, for sharp letters
-STORED_DPI, LIVE_DPI = 144, 120
+STORED_DPI, COARSE_DPI, LIVE_DPI = 144, 120, 120  # drawings; photographs and scenes; at every move
 WIDTH = 7.6  # inches: a picture as wide as the text
-HEAVY = 60_000  # bytes of a PNG
+PALETTE = 128  # colours of a drawing
 MIN_ALT = 30  # characters
 
 STYLE = {
@@ -68,30 +69,40 @@ def show(figure: Figure, alt: str) -> None:
     notebook's plain PNG outputs have no place for it that JupyterLab or nbconvert would read, so the picture goes
     into an HTML element that has. Raises ValueError for a description under 30 characters.
     """
-    display({"text/html": picture_html(figure, alt), "text/plain": " ".join(alt.split())}, raw=True)
+    display(bundle(figure, alt), raw=True)
     pyplot.close(figure)
 
 
-def picture_html(figure: Figure, alt: str) -> str:
-    """The HTML of a figure: one <img> that carries picture, size and description. ValueError as for `show`."""
-    if len(alt) < MIN_ALT:
+def bundle(figure: Figure, alt: str) -> dict[str, str]:
+    """A figure for Jupyter's display: one <img> that carries picture, size and description, and the description as
+    plain text. ValueError as for `show`."""
+    words = " ".join(alt.split())
+    if len(words) < MIN_ALT:
         raise ValueError(f"alt={alt!r} describes nothing: say what the picture shows, in {MIN_ALT} characters or more")
-    (kind, data), (width, height) = encode(figure), figure.get_size_inches() * PIXELS_PER_INCH
-    words = html.escape(" ".join(alt.split()), quote=True)
-    return (f'<img alt="{words}" width="{width:.0f}" height="{height:.0f}" style="max-width: 100%; height: auto" '
-            f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}">')
+    (kind, data), (width, height) = packed(figure), figure.get_size_inches() * PIXELS_PER_INCH
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    picture = (f'<img alt="{html.escape(words, quote=True)}" width="{width:.0f}" height="{height:.0f}" '
+               f'style="max-width: 100%; height: auto" src="{source}">')
+    return {"text/html": picture, "text/plain": words}
 
 
-def encode(figure: Figure) -> tuple[str, bytes]:
-    """A figure as a file: ("png", bytes), or ("jpeg", bytes) where PNG is heavy because of what was photographed or
-    painted. The same figure always gives the same bytes. A notebook should stay under half a megabyte."""
+def packed(figure: Figure) -> tuple[str, bytes]:
+    """The smaller of two files: ("png", bytes) with a palette, sharp, for drawings; ("webp", bytes) for scenes.
+
+    The same figure always gives the same bytes. A notebook should stay under half a megabyte.
+    """
+    drawing = rendered(figure, STORED_DPI).quantize(PALETTE, dither=Image.Dither.NONE)
+    png, webp = io.BytesIO(), io.BytesIO()
+    drawing.save(png, format="PNG", optimize=True)
+    rendered(figure, COARSE_DPI).save(webp, format="WEBP", quality=80, method=6)
+    return min(("png", png.getvalue()), ("webp", webp.getvalue()), key=lambda file: len(file[1]))
+
+
+def rendered(figure: Figure, dpi: int) -> Image.Image:
+    """A figure as a picture."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=STORED_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
-    if len(file.getvalue()) <= HEAVY:
-        return "png", file.getvalue()
-    file = io.BytesIO()
-    figure.savefig(file, format="jpeg", dpi=STORED_DPI, pil_kwargs={"quality": 85, "subsampling": 0, "optimize": True})
-    return "jpeg", file.getvalue()
+    figure.savefig(file, format="png", dpi=dpi)
+    return Image.open(file).convert("RGB")
 
 
 def live_png(figure: Figure) -> bytes:

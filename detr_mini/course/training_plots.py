@@ -1,13 +1,9 @@
 """Pictures of a training: what all queries say, how losses fall, what is found and missed, where queries look.
 
-As in plots.py, every function returns a figure and shows nothing. `show` of this module does: it packs pictures
-more tightly than plots.show, since a notebook about training has many of them and stays under half a megabyte.
+As in plots.py, every function returns a figure and shows nothing; `show` does.
 """
 
-import base64
-import io
 import itertools
-import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -17,67 +13,31 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.course.plots import (
+from detr_mini.course.plots import (  # noqa: F401 (show: notebooks that draw trainings take it from here)
     BLUE,
     COLOURS,
     GREY,
     INK,
     ORANGE,
     PALE,
-    STORED_DPI,
     VERMILLION,
     WIDTH,
     array,
     attention_map,
     bare,
+    bundle,
     canvas,
     channels_last,
     own_or,
-    picture_html,
     readable_on,
     scene,
+    show,
 )
 from detr_mini.course.recorder import Recording
 from detr_mini.training import Step
-
-COARSE_DPI = 120  # of pictures with photographs or scenes in them
-PALETTE = 128  # colours of a drawing
-
-# ---------------------------------------------------------------- showing
-
-
-def show(figure: Figure, alt: str) -> None:
-    """Show a figure with its description, and close it. ValueError for a description that is too short."""
-    display(bundle(figure, alt), raw=True)
-
-
-def bundle(figure: Figure, alt: str) -> dict[str, str]:
-    """A figure for Jupyter's display: HTML with the tightly packed picture, and the description as plain text."""
-    kind, data = packed(figure)
-    source = f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}"'
-    words = " ".join(alt.split())
-    return {"text/html": re.sub(r'src="data:[^"]*"', source, picture_html(figure, words)), "text/plain": words}
-
-
-def packed(figure: Figure) -> tuple[str, bytes]:
-    """The smaller of two files: ("png", bytes) with a palette, sharp, for drawings; ("webp", bytes) for scenes."""
-    drawing = rendered(figure, STORED_DPI).quantize(PALETTE, dither=Image.Dither.NONE)
-    png, webp = io.BytesIO(), io.BytesIO()
-    drawing.save(png, format="PNG", optimize=True)
-    rendered(figure, COARSE_DPI).save(webp, format="WEBP", quality=80, method=6)
-    return min(("png", png.getvalue()), ("webp", webp.getvalue()), key=lambda file: len(file[1]))
-
-
-def rendered(figure: Figure, dpi: int) -> Image.Image:
-    """A figure as a picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    return Image.open(file).convert("RGB")
-
 
 # ---------------------------------------------------------------- boxes
 

@@ -1,6 +1,7 @@
 """Pictures of the course: described wherever they are shown, alike from run to run, drawn for every topic."""
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
@@ -72,19 +73,22 @@ def test_show_closes_and_tidies(shown: list[dict[str, str]]) -> None:
 
 def test_the_same_figure_gives_the_same_bytes() -> None:
     """So that a rebuilt notebook does not differ."""
-    one, other = (plots.picture_html(plots.matrix(torch.eye(3)), WORDS) for _ in range(2))
+    one, other = (plots.bundle(plots.matrix(torch.eye(3)), WORDS) for _ in range(2))
     assert one == other
 
 
-def test_heavy_pictures_are_stored_as_jpeg() -> None:
-    """Noise would cost half a megabyte as PNG."""
+def test_pictures_are_packed_tightly() -> None:
+    """A picture of noise as WebP, a drawing in a fraction of its plain PNG; the description travels with it."""
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    kind, data = plots.encode(plots.pictures([noise] * 4))
-    assert kind == "jpeg" and data.startswith(b"\xff\xd8") and len(data) < 400_000
-    kind, data = plots.encode(plots.bars([1.0], ["a"]))
-    assert kind == "png" and data.startswith(b"\x89PNG") and len(data) <= plots.HEAVY
-    html = plots.picture_html(plots.bars([1.0], ["a"]), WORDS)
-    assert base64.b64decode(re.search(r"base64,([^\"]+)", html)[1]).startswith(b"\x89PNG")
+    drawing, plain = plots.bars([1.0, 2.0], ["a", "b"]), io.BytesIO()
+    drawing.savefig(plain, format="png", dpi=plots.STORED_DPI)
+    data = plots.packed(drawing)[1]
+    assert len(data) < 0.6 * len(plain.getvalue())
+    assert plots.packed(plots.pictures([noise] * 2))[0] == "webp"
+    words = "Two bars, the second one\n   twice as long as the first."
+    shown = plots.bundle(drawing, words)
+    assert shown["text/plain"] == " ".join(words.split()) and f'alt="{shown["text/plain"]}"' in shown["text/html"]
+    assert base64.b64decode(re.search(r"base64,([^\"]+)", shown["text/html"])[1]) == data
 
 
 def test_matrix_shows_its_numbers() -> None:

@@ -1,6 +1,5 @@
 """Pictures of a training: what they get is what they draw, and a notebook full of them stays small."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -72,16 +71,3 @@ def test_heads_looks_and_gaze() -> None:
     assert len(training_plots.heads(PICTURE, maps, [1, 2, 30, 40]).axes) == 8
     assert len(training_plots.looks(PICTURE, maps[:2], ["a", "b"], dots=[(1, 2), (3, 4)]).axes) == 3
     assert [text.get_text() for text in training_plots.gaze(torch.zeros(3, 2)).axes[0].texts] == ["0", "1", "2"]
-
-
-def test_pictures_are_packed_tightly() -> None:
-    """A picture of noise as WebP, a drawing in a fraction of its plain PNG; the description travels with it."""
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    drawing = plots.bars([1.0, 2.0], ["a", "b"])
-    assert len(training_plots.packed(drawing)[1]) < 0.6 * len(plots.encode(drawing)[1])
-    assert training_plots.packed(plots.pictures([noise] * 2))[0] == "webp"
-    words = "Two bars, the second one\n   twice as long as the first."
-    data = training_plots.bundle(plots.bars([1.0, 2.0], ["a", "b"]), words)
-    assert data["text/plain"] == " ".join(words.split()) and f'alt="{data["text/plain"]}"' in data["text/html"]
-    with pytest.raises(ValueError, match="say what the picture shows"):
-        training_plots.bundle(plots.bars([1.0], ["a"]), "A plot.")
