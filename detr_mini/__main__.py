@@ -111,6 +111,7 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--every", type=int, default=250, help="steps between evaluations (default: %(default)s)")
     command.add_argument("--to", type=Path, default=Path("runs/race"), help="folder for the curves (%(default)s)")
     command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
+    command.add_argument("--own", action="store_true", help="each paper's own recipe instead of one for all")
     command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
     command.set_defaults(run=run_race)
 
@@ -200,7 +201,7 @@ def run_race(options: argparse.Namespace) -> None:
     if options.table:
         return print(race_table(options.table))
     every = positive(options.every, "--every")
-    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights)
+    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own)
     for path in files:
         last = json.loads(path.read_text().splitlines()[-1])
         said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"

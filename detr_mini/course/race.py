@@ -1,6 +1,10 @@
 """The race: detectors on the same scenes, with the same loss and the same number of steps, over several seeds.
 
     python -m detr_mini race --detectors detr --seeds 0 1 2 --steps 2500 --to data/runs/scenes
+    python -m detr_mini race --own --detectors detr --seeds 0 1 2 --to data/runs/scenes_own
+
+All detectors share one recipe, or each has its paper's own (own_recipe.py). A step is 16 images in both; with an own
+recipe whose batch is larger, there are as many fewer steps.
 
 Every run leaves one file, DETECTOR-seedN.jsonl. Its first line says where the figures come from (command, commit,
 machine, recipe); each further line is one evaluation. A run whose file is there is not repeated, so a race that was
@@ -19,6 +23,7 @@ import torch
 
 from detr_mini import zoo
 from detr_mini.checkpoints import save_weights
+from detr_mini.course.own_recipe import own_recipe
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
@@ -26,30 +31,39 @@ from detr_mini.files import atomic
 from detr_mini.recipes import Recipe
 from detr_mini.training import describe, fit
 
+BATCH = 16  # images in a step of the race
 LARGE = 2_500_000  # parameters; weights beyond are kept in 8 bits, so that every file stays under 4 MB
 HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 
 
 def race(
     detectors: list[str], seeds: list[int], steps: int | None, folder: Path, every: int = 250,
-    weights: Path | None = None,
+    weights: Path | None = None, own: bool = False,
 ) -> list[Path]:
     """Run every detector with every seed; returns the files, old and new.
 
-    steps: training steps, None for each recipe's own. every: steps between evaluations on 400 held-out scenes.
-    weights: a folder for the final weights of each detector's first seed, in half precision (in 8 bits when large).
-    Raises ValueError for an unknown detector, before anything is trained.
+    steps: training steps of 16 images, None for each recipe's own. every: such steps between evaluations on 400
+    held-out scenes. weights: a folder for the final weights of each detector's first seed, in half precision (in 8
+    bits when large). own: each paper's own recipe. Raises ValueError for an unknown detector, before training.
     """
-    recipes = {name: scenes_recipe(name, steps) for name in detectors}
+    recipes = {name: recipe_of(name, steps, own) for name in detectors}
     files = []
     for name in detectors:
         for seed in seeds:
             path = folder / f"{name}-seed{seed}.jsonl"
             if not path.is_file():
                 keep = weights / f"{name}.safetensors" if weights and seed == seeds[0] else None
-                run(name, recipes[name], seed, path, every, keep)
+                due = max(1, every * BATCH // recipes[name].train.batch) if own else every
+                run(name, recipes[name], seed, path, due, keep)
             files.append(path)
     return files
+
+
+def recipe_of(name: str, steps: int | None, own: bool) -> Recipe:
+    """The recipe that all detectors share, or the paper's own for as many images."""
+    if own:
+        return own_recipe(name, steps * BATCH) if steps else own_recipe(name)
+    return scenes_recipe(name, steps)
 
 
 def scenes_recipe(name: str, steps: int | None) -> Recipe:

@@ -8,6 +8,7 @@ from detr_mini.__main__ import main
 from detr_mini.checkpoints import load_weights, read_facts
 from detr_mini.course import race as races
 from detr_mini.course import race_table as races_table
+from detr_mini.course.own_recipe import own_recipe
 from detr_mini.data.scenes import Scenes
 from detr_mini.recipes import TrainRecipe
 
@@ -72,3 +73,27 @@ def test_a_folder_without_runs_and_a_file_that_is_none(tmp_path):
     (tmp_path / "detr-seed0.jsonl").write_text('{"detector": "detr"}\n')
     with pytest.raises(ValueError, match="detr-seed0.jsonl is not a recorded run"):
         races_table.race_table(tmp_path)
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_an_own_recipe_is_the_papers_but_for_size(name):
+    paper, own = zoo.recipe(name, "coco"), own_recipe(name)
+    assert own.loss == paper.loss
+    kept = {"head", "dropout", "patterns", "refine", "modulate", "spare_logit", "points", "gaussian"}
+    for field in kept & set(vars(paper.model)):
+        assert getattr(own.model, field) == getattr(paper.model, field)
+    assert own.train.steps * own.train.batch == 24_000 and own.train.batch == paper.train.batch
+    assert (own.train.clip, own.train.slow, own.train.warmup) == (paper.train.clip, paper.train.slow, 0)
+    assert own.train.backbone_lr == pytest.approx(own.train.lr / 10)
+    assert own.model.queries == (25 if name == "detr" else 75)
+    zoo.build(name, "scenes", own.model)
+
+
+def test_own_recipes_are_evaluated_after_as_many_images(monkeypatch, tmp_path):
+    due = {}
+    monkeypatch.setattr(races, "run", lambda name, recipe, seed, path, every, keep: due.update(
+        {name: (recipe.train.steps, every)}))
+    races.race(["detr", "deformable", "anchor"], [0], 300, tmp_path, every=150, own=True)
+    assert due == {"detr": (300, 150), "deformable": (150, 75), "anchor": (600, 300)}
+    with pytest.raises(ValueError, match="budget of 3 images is less than one batch"):
+        own_recipe("detr", 3)
