@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from detr_mini import recipes
 from detr_mini.detr import Detr
+from detr_mini.published import FORMS
 from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.side_by_side import SideBySide, compare
 from detr_mini.variants.anchor import AnchorDetr
@@ -18,13 +19,12 @@ PRESETS = ("scenes", "coco")
 
 @dataclass(frozen=True)
 class Entry:
-    """One detector: its class, the paper, what it fixes, and its two recipes."""
+    """One detector: its class, the paper, what it fixes, and its recipe for scenes. Those for COCO: published.py."""
 
     detector: type[Detr]
     paper: str
     fixes: str
     scenes: Recipe
-    coco: Recipe
 
 
 ENTRIES: dict[str, Entry] = {
@@ -33,49 +33,42 @@ ENTRIES: dict[str, Entry] = {
         "Carion et al. 2020, End-to-End Object Detection with Transformers",
         "the base: detection as set prediction, no anchors, no suppression",
         recipes.DETR_SCENES,
-        recipes.DETR_COCO,
     ),
     "conditional": Entry(
         ConditionalDetr,
         "Meng et al. 2021, Conditional DETR for Fast Training Convergence",
         "what a query looks for and where it looks are compared separately",
         recipes.CONDITIONAL_SCENES,
-        recipes.CONDITIONAL_COCO,
     ),
     "deformable": Entry(
         DeformableDetr,
         "Zhu et al. 2021, Deformable DETR: Deformable Transformers for End-to-End Object Detection",
         "a query looks at a few places that it chooses near a reference, on all scales",
         recipes.DEFORMABLE_SCENES,
-        recipes.DEFORMABLE_COCO,
     ),
     "smca": Entry(
         SmcaDetr,
         "Gao et al. 2021, Fast Convergence of DETR with Spatially Modulated Co-Attention",
         "a query first guesses a centre and then looks around it, through a Gaussian of its own in every head",
         recipes.SMCA_SCENES,
-        recipes.SMCA_COCO,
     ),
     "anchor": Entry(
         AnchorDetr,
         "Wang et al. 2022, Anchor DETR: Query Design for Transformer-Based Object Detection",
         "a query is a point that asks in several patterns; attention goes along rows and columns",
         recipes.ANCHOR_SCENES,
-        recipes.ANCHOR_COCO,
     ),
     "dab": Entry(
         DabDetr,
         "Liu et al. 2022, DAB-DETR: Dynamic Anchor Boxes are Better Queries for DETR",
         "a query is an anchor box that sets how far it looks and is corrected in every layer",
         recipes.DAB_SCENES,
-        recipes.DAB_COCO,
     ),
     "sam": Entry(
         SamDetr,
         "Zhang et al. 2022, Accelerating DETR Convergence via Semantic-Aligned Matching",
         "a query asks with the image's own features, taken at salient points of its box",
         recipes.SAM_SCENES,
-        recipes.SAM_COCO,
     ),
 }
 
@@ -92,12 +85,17 @@ def entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
+def presets(name: str) -> dict[str, Recipe]:
+    """A detector's recipes: "scenes", "coco", and the other forms that have a figure on COCO, such as "coco-dc5"."""
+    return {"scenes": entry(name).scenes} | {preset: form.recipe for preset, form in FORMS[name].items()}
+
+
 def recipe(name: str, preset: str = "scenes") -> Recipe:
     """One detector's recipe; ValueError naming the choices for an unknown name or preset."""
-    if preset not in PRESETS:
-        raise ValueError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    found = entry(name)
-    return found.scenes if preset == "scenes" else found.coco
+    found = presets(name)
+    if preset not in found:
+        raise ValueError(f"no preset {preset!r}: choose one of {', '.join(found)}")
+    return found[preset]
 
 
 def build(name: str, preset: str = "scenes", model: ModelRecipe | None = None) -> Detr:
@@ -113,7 +111,7 @@ def build(name: str, preset: str = "scenes", model: ModelRecipe | None = None) -
 
 def from_description(name: str, described: dict[str, object]) -> Detr:
     """A detector from the name and the recipe that a weights file carries; ValueError for fields it does not know."""
-    shape = type(entry(name).coco.model)
+    shape = type(recipe(name, "coco").model)
     try:
         return entry(name).detector(shape(**described))
     except TypeError as error:
