@@ -130,7 +130,7 @@ show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP
      each, for 41.0, 42.2 and 44.5 AP.""")
 
 # %% [markdown]
-# Look at the two red bars. Given enough time, DETR reached what Faster R-CNN, a detector of the older kind, reached. Its
+# Look at the two bars of DETR. Given enough time, DETR reached what Faster R-CNN, a detector of the older kind, reached. Its
 # successors needed a tenth of the time, and they changed rather little.
 #
 # > **Why did DETR need 500 epochs? And what did the others change?**

@@ -122,7 +122,7 @@ for name, key in zip(names, keys):
 
 # %%
 predict("01.weights", "The scores are 4, 3, 2 and -3. Which weight will Attic get?",
-        "0.44", "0.67", "0.97")
+        "0.44", "0.66", "0.97")
 
 # %%
 exponentials = [math.exp(score) for score in scores]
@@ -133,7 +133,7 @@ for name, score, value, weight in zip(names, scores, exponentials, weights):
     print(f"{name:7} score {score:4.0f}   e^score {value:6.2f}   weight {weight:.3f}")
 print("sum of the weights:", round(sum(weights), 6))
 
-nearest = (torch.tensor([0.44, 0.67, 0.97]) - weights[0]).abs().argmin()
+nearest = (torch.tensor([0.44, 0.66, 0.97]) - weights[0]).abs().argmin()
 reveal("01.weights", "abc"[nearest],
        "One point more in the score makes a weight e = 2.72 times as large.")
 
@@ -146,7 +146,7 @@ reveal("01.weights", "abc"[nearest],
 figure, (left, right) = plots.canvas(2, height=2.2)
 plots.bars(scores, names, title="scores", digits=0, colours=plots.COLOURS[:4], axes=left)
 plots.bars(weights, names, title="weights", limits=(0, 1), colours=plots.COLOURS[:4], axes=right)
-show(figure, alt="""Two bar charts. Scores: Attic 4, Bridge 3, Centre 2, Depot -3. Weights: Attic 0.67,
+show(figure, alt="""Two bar charts. Scores: Attic 4, Bridge 3, Centre 2, Depot -3. Weights: Attic 0.66,
      Bridge 0.24, Centre 0.09, Depot almost 0. Even steps between scores, uneven ones between weights.""")
 
 # %% [markdown]
@@ -237,7 +237,7 @@ for person, (rent, size) in zip(people, answers.tolist()):
 print("each row adds up to 1:", torch.allclose(weights_of.sum(dim=-1), torch.ones(3)))
 show(plots.matrix(weights_of, people, names, row_name="query", column_name="key", top=1.0),
      alt="""A matrix of weights: three rows, one per query, and four columns, one per flat.
-     You: Attic 0.67, Bridge 0.24, Centre 0.09. The sleeper: nearly all on Attic.
+     You: Attic 0.66, Bridge 0.24, Centre 0.09. The sleeper: nearly all on Attic.
      The dancer: nearly all on Centre.""")
 
 # %% [markdown]
@@ -246,8 +246,9 @@ show(plots.matrix(weights_of, people, names, row_name="query", column_name="key"
 #
 # ## 6. It breaks when vectors get wide
 #
-# Our vectors have two numbers. Those inside a network have dozens or hundreds. Does the recipe survive? We draw random queries and ten random
-# keys, wider and wider, and look at the largest weight. With nothing to prefer, it should not be near 1.
+# Our vectors have two numbers. Those inside a network have dozens or hundreds. Does the recipe survive? We draw random
+# queries and ten random keys, wider and wider, and look at the largest weight. With nothing to prefer, it should not be
+# near 1.
 
 # %%
 predict("01.wide",
@@ -388,8 +389,8 @@ reveal("01.mask", "a" if torch.isclose(total, torch.tensor(1.0)) else "b" if tot
 # The rent comes out as 4.24. Yet the two flats that now carry nearly all the weight cost 9 and 12. No error, no
 # warning: the answer is merely wrong. Remember this one, it is among the commonest mistakes with attention.
 #
-# Hide the key **before** the softmax instead. Which score gives the weight 0? Since e to the power of minus infinity is 0, it is minus infinity.
-# A score of 0 would not do, because e⁰ = 1.
+# Hide the key **before** the softmax instead. Which score gives the weight 0? Since e to the power of minus infinity is
+# 0, it is minus infinity. A score of 0 would not do, because e⁰ = 1.
 
 # %%
 scores = ideal[None] @ keys.T / math.sqrt(2)  # (1, 4)
@@ -511,8 +512,8 @@ print("it finds x, y =", found[0].tolist())
 
 # %% [markdown]
 # Everything alike, so the answer is the middle of the picture. Now a real DETR, small, freshly built and not trained.
-# We record its cross-attention and measure how even it is: 1 means perfectly even, 0 means one place only. (The
-# measure is entropy; notebook 10 explains it.)
+# We record how its queries look at the picture, which notebook 02 calls *cross-attention*, and measure how even that
+# is: 1 means perfectly even, 0 means one place only. (The measure is entropy; notebook 10 explains it.)
 
 # %%
 torch.manual_seed(0)
@@ -605,7 +606,7 @@ def attend(query, key, value, hidden):
     query (B, Q, d), key (B, K, d), value (B, K, n), hidden (B, K) True where a key is padding -> (B, Q, n)
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, Q, K)
-    scores = scores.masked_fill(hidden[:, None, :], -math.inf)  # the mask as (B, 1, K): the same for all queries
+    scores = scores.masked_fill(hidden[:, None, :], -math.inf)  # (B, 1, K): the same for all queries
     return scores.softmax(dim=-1) @ value  # (B, Q, n)
 
 # %%
@@ -655,7 +656,7 @@ check("01.gradient", score_gradient)
 quiz("01")
 
 # %% [markdown]
-# **Next:** 02, *self- and cross-attention*: where queries, keys and values come from.
+# **Next:** [02, self- and cross-attention](02_self_and_cross_attention.ipynb): where queries, keys and values come from.
 #
 # **References**
 #
