@@ -129,7 +129,8 @@ short = [name.split(",")[0] for name in friends]
 plots.matrix(plain, short, short, title="q = k = v = x", top=1.0, row_name="asks", axes=left)
 plots.matrix(weights, short, short, title="with three projections", top=1.0, axes=right)
 show(figure, alt="""Two attention maps of four friends. Without projections, all four rows have weight 1.00
-     on Ben. With projections, Ada looks at Cleo, Ben and Dan look at Ada, and Cleo looks half at Ben, half at Dan.""")
+     on Ben. With projections, Ada looks at Cleo, Ben and Dan look at Ada, and Cleo looks half at Ben,
+     half at Dan.""")
 
 # %% [markdown]
 # Ada found 4 and Ben found 3. Cleo beats two friends, with 9 and 5 coins, and found their average. The tokens are still
@@ -219,7 +220,8 @@ def learn(one_matrix_for, seed):
     return loss.item()
 
 # %%
-savings = {"nothing shared": "", "W_q = W_v": "qv", "W_k = W_v": "kv", "W_q = W_k": "qk", "all three one": "qkv"}
+savings = {"nothing shared": "", "W_q = W_v": "qv",
+           "W_k = W_v": "kv", "W_q = W_k": "qk", "all three one": "qkv"}
 errors = {name: min(learn(one, seed) for seed in range(3)) for name, one in savings.items()}
 
 for name, error in errors.items():
@@ -289,8 +291,11 @@ reveal("02.shape", {(2, 1): "a", (4, 1): "b", (2, 4): "c"}[tuple(answers.shape)]
 # 8 x 8 places. The small backbone of our detector, which knows single things already, describes each place with 128
 # numbers. Notebook 05 looks inside; here it is just a maker of tokens.
 #
-# The task: *where is the car?* Values are written by hand, each place says where it is. W_q and W_k are learned. At the
-# start they are random, and nobody tells them what a car looks like. They only hear how far off the answer was.
+# The task: *where is the car?* W_q and W_k are learned. At the start they are random, and nobody tells them what a car
+# looks like. They only hear how far off the answer was. There is no W_v to learn: values are written by hand, each place
+# says where it is. So the only way to a right answer is to look at the right places. (DETR learns W_v, too.)
+#
+# Every thing that appears once in its scene is a question. The first 100 scenes are for learning, 20 for testing.
 
 # %%
 from detr_mini import zoo
@@ -308,9 +313,6 @@ with torch.no_grad():
 middle = 16 * torch.arange(8) + 8.0  # pixels
 spots = torch.cartesian_prod(middle, middle).flip(-1)  # (64, 2) x, y of each place
 print("b, places:", tuple(places.shape), "  values, spots:", tuple(spots.shape))
-
-# %% [markdown]
-# Every thing that appears once in its scene is a question. The first 100 scenes are for learning, 20 for testing.
 
 # %%
 questions = [(number, label, target["boxes"][row, :2] * 128)  # scene, word, centre in pixels
@@ -370,7 +372,8 @@ boxes = dict(zip(targets[12]["labels"].tolist(), targets[12]["boxes"] * 128))  #
 for label, weights in zip(asked, maps):
     centre, size = boxes[label].split(2)
     inside = ((spots - centre).abs() < size / 2 + 8).all(dim=-1)  # (64,) places that touch the box
-    print(f"{CLASSES[label]:5} more than 0.8 of the attention lies on it: {bool(weights[inside].sum() > 0.8)}")
+    print(f"{CLASSES[label]:5} more than 0.8 of the attention lies on it: "
+          f"{bool(weights[inside].sum() > 0.8)}")
 
 # %%
 figure, axes = plots.canvas(4, height=2.1)
@@ -384,8 +387,8 @@ show(figure, alt="""A scene with a blue car, a green tree and a grey cat, and th
 # %% [markdown]
 # That was scene 12, one of those it learned from; the figures above were for new ones. What happened? W_q and W_k
 # brought words and places into one space of 16 numbers, in which the word *car* points the same way as a place on a car.
-# **They learned a dictionary.** DETR's decoder must do the same with queries that are not even words. Keep in mind how
-# easy it was here: the words were clear, and the values said where. DETR starts with neither.
+# **They learned a dictionary.** DETR's decoder must do the same with queries that are not even words. It was easy
+# here: the words were clear, and the values said where. DETR starts with neither.
 #
 # ## 6. One softmax cannot look at two places
 #
@@ -411,7 +414,8 @@ for name, tokens in [("2 to 5", wide), ("3 to 4", narrow)]:
     _, both = attention(on + off, keys, numbers)
     _, first = attention(on, keys, numbers)
     _, last = attention(off, keys, numbers)
-    print(f"bar {name}: one softmax says {both.item():.2f};  two say {first.item():.2f} and {last.item():.2f}")
+    print(f"bar {name}: one softmax says {both.item():.2f};  two say {first.item():.2f} and "
+          f"{last.item():.2f}")
 
 answers = [attention(on + off, tokens[:, :2], tokens[:, 2:])[1].item() for tokens in (wide, narrow)]
 reveal("02.both", "b" if abs(answers[0] - answers[1]) < 0.01 else "a",
@@ -445,8 +449,8 @@ for name, tokens in [("2 to 5", wide), ("3 to 4", narrow)]:
     print(f"bar {name}: middle {centre:.2f}, last minus first {length:.2f}")
 
 # %% [markdown]
-# Middle and length: that is a box, in one dimension. Notebook 09 watches the heads of a trained DETR share out the sides
-# of boxes.
+# Middle and length: that is a box, in one dimension. Notebook 09 looks at the heads of a
+# trained DETR.
 #
 # ## 7. Heads for free
 #
@@ -464,9 +468,6 @@ def split(x, heads):
 print("two heads", tuple(split(x8, 2).shape))
 print("head 0 has the first half of every token:\n", split(x8, 2)[0, 0].numpy())
 
-# %% [markdown]
-# It is tempting to jump straight to the shape one wants. Does it give the same?
-
 # %%
 predict("02.reshape", "x8.reshape(1, 2, 3, 4) has the same shape. Does head 0 get the same numbers?",
         "yes, a shape is a shape", "no: it gets all of token 0, and half of token 1")
@@ -478,8 +479,7 @@ reveal("02.reshape", "a" if torch.equal(jumped, split(x8, 2)) else "b",
        "reshape reads the numbers in order. First cut the width in two, then move the new axis forward.")
 
 # %% [markdown]
-# No error, right shapes, mixed-up tokens: nothing will ever warn you. Here is the right way in a picture, and the way back:
-# `merge` undoes `split`.
+# Tempting, and wrong without any error. Here is the right way in a picture, and the way back: `merge` undoes `split`.
 
 # %%
 def merge(x):
@@ -495,8 +495,9 @@ for place, (title, numbers) in zip(axes, grids.items()):
     plots.matrix(half, title=title, signed=True, top=2.5, axes=place)
     for text, number in zip(place.texts, numbers.flatten().tolist()):
         text.set_text(number)
-show(figure, alt="""Three grids of numbers. Left: three tokens of eight numbers, the first four columns purple, the
-     last four orange. Middle, head 0: the purple columns of all three tokens. Right, head 1: the orange ones.""")
+show(figure, alt="""Three grids of numbers. Left: three tokens of eight numbers, the first four columns
+     purple, the last four orange. Middle, head 0: the purple columns of all three tokens. Right, head 1:
+     the orange ones.""")
 
 # %% [markdown]
 # And the cost? Four matrices of d x d, however many heads there are.
@@ -568,8 +569,8 @@ print("everything hidden:", nobody.tolist())
 print("the chair itself still answers:", round((early @ v)[1, 3].item(), 2), "(nobody may read that)")
 
 # %% [markdown]
-# Minus infinity everywhere is 0 / 0. And a mask hides the chair as a *key*. As a *query* it still gets an answer, which nobody should read. In the decoder this
-# does not matter: padding is only ever asked.
+# Minus infinity everywhere is 0 / 0. And a mask hides the chair as a *key*. As a *query* it still gets an answer, which
+# nobody should read. In the decoder this does not matter: padding is only ever asked.
 #
 # ## 9. The module, and three proofs
 #
@@ -652,7 +653,8 @@ print("a bias of 5 on all keys changes nothing:", torch.allclose(mine(a, b, bias
 # 3. Make it three times as long. Whose coins are the answer now?
 
 # %%
-AttentionByHand(["Rock", "Paper", "Scissors"], hands.float(), x[:3, 2], axes=("first number", "second number"),
+AttentionByHand(["Rock", "Paper", "Scissors"], hands.float(), x[:3, 2],
+                axes=("first number", "second number"),
                 value="coins")
 
 # %% [markdown]
@@ -753,7 +755,6 @@ check("02.merge", merged)
 #   of labour.
 # - **Not all masks are in the softmax.** Deformable DETR sets the padding's *values* to zero and leaves the weights alone.
 #   Notebook 11 looks at that.
-# - Our game and our words were easy. They show what attention can do, and not how long a detector needs to learn it.
 #
 # ## Recap
 #
