@@ -50,8 +50,9 @@ show(figure, alt="""Left: a scene with a car, a tree and a cat. Right: its 64 sq
      here and there an ear or a wheel.""")
 
 # %% [markdown]
-# And to an encoder? We take the package's, with all addresses set to **zero**. It has two layers of self-attention
-# and feed-forward parts. It is not trained, so that it has no reason to be kind. Each place is a token of 128 numbers.
+# And to an encoder? We take the package's, with all addresses set to **zero**. It has two layers of self-attention,
+# each followed by a small network that treats every token alone (notebook 05). It is not trained, so that it has no
+# reason to be kind. Each place is a token of 128 numbers. What comes out is called the **memory**.
 
 # %%
 from detr_mini import zoo
@@ -156,7 +157,8 @@ print("every lamp looks at its left neighbour:",
 figure, (left, right) = plots.canvas(2, height=3.2)
 for place, weights, title in zip((left, right), (weights_without, weights_with), ("no", "random")):
     place.imshow(weights, cmap=plots.AMOUNT, vmin=0, vmax=1)
-    place.set(title=f"{title} addresses", xlabel="is asked: lamp", ylabel="asks: lamp", xticks=range(8), yticks=range(8))
+    place.set(title=f"{title} addresses", xlabel="is asked: lamp",
+              ylabel="asks: lamp", xticks=range(8), yticks=range(8))
 show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, all lamps look at all. With
      random addresses: a dark stripe just below the diagonal, and one dark cell in the upper right corner.""")
 
@@ -253,9 +255,9 @@ left.set(title="addresses, a column per place", xlabel="place", ylabel="number o
 right.plot(alike[10], color=plots.BLUE)
 right.axvline(10, color=plots.SKY, linewidth=4, alpha=0.5)
 right.set(title="similarity to place 10", xlabel="place", ylabel="dot product / 16", ylim=(0, 1.05))
-show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are short at the top and so long at
-     the bottom that nothing changes. Right: similarity to place 10 peaks there and falls off on both sides, with
-     small bumps, alike at the same distance.""")
+show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are short at the top and so long
+     at the bottom that nothing changes. Right: similarity to place 10 peaks there and falls off on both
+     sides, with small bumps, alike at the same distance.""")
 
 # %% [markdown]
 # Left, read from top to bottom: quick hands, then slower ones, then hands that stand still for 50 places. Right: a peak at
@@ -367,8 +369,9 @@ for place, (side, temperature) in zip(axes, [(8, 10000), (8, 20), (25, 10000), (
     place.imshow(maps[side, temperature], cmap=plots.AMOUNT, vmin=0, vmax=1)
     place.plot(side // 2, side // 4, "s", color=plots.SKY, markersize=5, fillstyle="none", markeredgewidth=2)
     place.set(title=f"{side} x {side}, T = {temperature}", xticks=[], yticks=[])
-show(figure, alt="""Similarity of one cell to all others on four maps. Temperature 10,000: dark everywhere, on an
-     8 x 8 and on a 25 x 25 map. Temperature 20: dark around the cell, and clearly paler far away, on both maps.""")
+show(figure, alt="""Similarity of one cell to all others on four maps. Temperature 10,000: dark everywhere,
+     on an 8 x 8 and on a 25 x 25 map. Temperature 20: dark around the cell, and clearly paler far away, on
+     both maps.""")
 
 # %%
 for (side, temperature), alike in maps.items():
@@ -419,10 +422,11 @@ for place, (name, kind) in zip(axes, kinds.items()):
     alike = torch.cosine_similarity(grid, grid[5, 8], dim=-1)  # (16, 16)
     place.imshow(alike, cmap=plots.AMOUNT, vmin=0, vmax=1)
     place.set(title=name, xticks=[], yticks=[])
-print("learned, at the start: all other cells are about equally similar:",
-      f"{alike[alike < 0.99].min():.2f} to {alike[alike < 0.99].max():.2f}")
+rest = alike[torch.arange(16) != 5][:, torch.arange(16) != 8]  # (15, 15) all other rows and columns
+print("learned, at the start: all cells off its row and column are about equally similar:",
+      f"{rest.min():.2f} to {rest.max():.2f}")
 show(figure, alt="""Similarity to one cell of a 16 x 16 map. Sine codes: a soft hill around the cell, wide for
-     10,000, narrower for 20. Learned code before training: only the cell's own row and column stand out, in a flat plain.""")
+     10,000, narrower for 20. Learned code before training: only the cell's own row and column stand out.""")
 
 # %% [markdown]
 # A learned code starts without any idea of near and far, apart from sharing a row or a column. It must find it in the
@@ -449,8 +453,9 @@ def scene_with_car_at(place):
     return torch.where((torch.arange(16) == place)[:, None], car, ground)[None]
 
 # %%
-predict("03.value", "The car moves from place 3 to 12. A query looks only at the car. With p added to v as well: "
-        "what happens to the answer?", "nothing: it is the same car", "it changes with the car's place")
+predict("03.value", "The car moves from place 3 to 12. A query looks only at "
+                    "the car. With p added to v as well: what happens to the "
+                    "answer?", "nothing: it is the same car", "it changes with the car's place")
 
 # %%
 def answer(place, address_in_value):
@@ -508,8 +513,10 @@ p = SineGrid(d)(torch.zeros(1, 8, 8, dtype=torch.bool)).flatten(1, 2)[0]  # (64,
 with_places = encode(tokens, p)
 
 only_tokens, together = encode(tokens[order], p), encode(tokens[order], p[order])  # (64, d) each
-print("tokens shuffled, addresses not: same vectors?", torch.allclose(only_tokens, with_places[order], atol=1e-4))
-print("both shuffled together:         same vectors?", torch.allclose(together, with_places[order], atol=1e-4))
+print("tokens shuffled, addresses not: same vectors?",
+      torch.allclose(only_tokens, with_places[order], atol=1e-4))
+print("both shuffled together:         same vectors?",
+      torch.allclose(together, with_places[order], atol=1e-4))
 
 # %% [markdown]
 # Now a shuffled picture is another picture. And if each token takes its address along, nothing changes: the order of the
@@ -573,12 +580,12 @@ check("03.sine", my_sine)
 
 # %% tags=["exercise"]
 def centres(padding):
-    """padding (B, H, W), True outside the picture -> (B, H, W, 2): y, x of each cell, as fractions of the picture."""
+    """padding (B, H, W), True outside the picture -> (B, H, W, 2): y, x of each cell, from 0 to 1."""
     return None  # your lines
 
 # %% tags=["solution"]
 def centres(padding):
-    """padding (B, H, W), True outside the picture -> (B, H, W, 2): y, x of each cell, as fractions of the picture."""
+    """padding (B, H, W), True outside the picture -> (B, H, W, 2): y, x of each cell, from 0 to 1."""
     valid = (~padding).float()
     y, x = valid.cumsum(dim=1), valid.cumsum(dim=2)  # (B, H, W): 1, 2, 3, ...
     return torch.stack([(y - 0.5) / (y[:, -1:] + 1e-6), (x - 0.5) / (x[:, :, -1:] + 1e-6)], dim=-1)
