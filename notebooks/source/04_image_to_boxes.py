@@ -56,8 +56,9 @@ as_pixels = target["boxes"] * 128  # (2, 4)
 figure, (left, right) = plots.canvas(2, width=5.6, height=2.9)
 plots.scene(image, title="the scene", axes=left)
 plots.scene(image, as_pixels, names, title="read as left, top, right, bottom", axes=right)
-show(figure, alt="Left: a car at the upper right, a mushroom at the lower left. Right: the same with two framed boxes that "
-                 "fit neither. The car's frame is turned inside out: its right edge lies left of its left edge.")
+show(figure, alt="Left: a car at the upper right, a mushroom at the lower left. Right: the same with two "
+                 "framed boxes that fit neither. The car's frame is turned inside out: its right edge lies "
+                 "left of its left edge.")
 print("width of the car's box:", round((as_pixels[0, 2] - as_pixels[0, 0]).item()), "pixels")
 
 # %% [markdown]
@@ -101,8 +102,8 @@ both, either = squares(A) & squares(B), squares(A) | squares(B)
 print(f"A {len(squares(A))}, B {len(squares(B))}, in both {len(both)}, in either {len(either)}")
 print(f"IoU = {len(both)} / {len(either)} = {len(both) / len(either):.3f}")
 show(box_plots.squared_paper(A, B, title="share 4 squares"),
-     alt="Squared paper. Box A covers columns 1 to 6 and rows 1 to 5, box B columns 4 to 9 and rows 3 to 7. Both share a "
-         "small filled block of two by two squares.")
+     alt="Squared paper. Box A covers columns 1 to 6 and rows 1 to 5, box B columns 4 to 9 and rows 3 to 7. "
+         "Both share a small filled block of two by two squares.")
 
 # %% [markdown]
 # **Intersection over union**, IoU: the squares in both, divided by the squares in either. The shared ones are counted once: 20 +
@@ -114,15 +115,16 @@ show(box_plots.squared_paper(A, B, title="share 4 squares"),
 # %%
 def iou_by_hand(a, b):
     """a (4,), b (4,): left, top, right, bottom -> one number."""
-    low, high = torch.maximum(a[:2], b[:2]), torch.minimum(a[2:], b[2:])  # (2,), (2,) corners of the shared part
+    low, high = torch.maximum(a[:2], b[:2]), torch.minimum(a[2:], b[2:])  # (2,) each: the shared part
     shared = (high - low).clamp(min=0).prod()  # a negative side means: nothing shared
     area_a, area_b = (a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod()
     return shared / (area_a + area_b - shared)
 
 a, b = torch.tensor(A).double(), torch.tensor(B).double()
 print(f"by formula {iou_by_hand(a, b):.3f}")
-true = cxcywh_to_xyxy(target["boxes"])[0]  # (4,) the car of section 1, compared with itself, read in three ways
-for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][0]), ("in pixels", 128 * true)]:
+true = cxcywh_to_xyxy(target["boxes"])[0]  # (4,) the car of section 1, and itself, read in three ways
+for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][0]),
+                     ("in pixels", 128 * true)]:
     print(f"{reading:22} IoU {iou_by_hand(true, box):.3f}")
 
 # %% [markdown]
@@ -134,18 +136,21 @@ for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][
 # IoU judges well. Can we also *learn* with it? We push a box from left to right over the other one.
 
 # %%
-predict("04.apart", "Two boxes are apart. You push one of them closer, but they still do not touch. What does IoU do?",
+predict("04.apart",
+        "Two boxes are apart. You push one of them closer, but they still do not touch. What does IoU do?",
         "it grows a little", "nothing: it stays exactly 0", "it falls below 0")
 
 # %%
 for left in [-9.0, -6.0, -4.0, -2.0, 1.0, 4.0]:
-    moved = torch.tensor([left, 3, left + 5, 7], dtype=torch.float64, requires_grad=True)  # (4,) as large as B
+    moved = torch.tensor([left, 3, left + 5, 7], dtype=torch.float64, requires_grad=True)  # (4,) like B
     overlap = iou_by_hand(moved, b)
     slope, = torch.autograd.grad(overlap, moved)  # (4,)
-    print(f"left edge at {left:4.0f}: IoU {overlap.item():.3f}   if all moves right by 1: {slope[0] + slope[2]:+.3f}")
+    print(f"left edge at {left:4.0f}: IoU {overlap.item():.3f}   if all moves right by 1: "
+          f"{slope[0] + slope[2]:+.3f}")
 
-apart = iou_by_hand(torch.tensor([-9.0, 3, -4, 7]).double(), b), iou_by_hand(torch.tensor([-2.0, 3, 3, 7]).double(), b)
-reveal("04.apart", "b" if apart[0] == apart[1] == 0 else "a", "Nothing shared is nothing shared, near or far.")
+apart = [iou_by_hand(torch.tensor([left, 3, left + 5, 7]).double(), b) for left in (-9.0, -2.0)]
+reveal("04.apart", "b" if apart[0] == apart[1] == 0 else "a",
+       "Nothing shared is nothing shared, near or far.")
 
 # %% [markdown]
 # IoU is 0, and its slope is 0, too. A box that misses gets no hint where to go. Only a box that touches already is told to go
@@ -169,11 +174,13 @@ print(f"by formula: {giou_by_hand(a, b):.3f}")
 # %%
 far = torch.tensor([0.0, 0, 3, 2]).double()
 figure, (left, right) = plots.canvas(2, width=7.4, height=3.0)
-box_plots.squared_paper(A, B, hull=True, title=f"IoU {iou_by_hand(a, b):.2f}, GIoU {giou_by_hand(a, b):.2f}", axes=left)
+box_plots.squared_paper(A, B, hull=True, title=f"IoU {iou_by_hand(a, b):.2f}, GIoU {giou_by_hand(a, b):.2f}",
+                        axes=left)
 box_plots.squared_paper(far.tolist(), B, hull=True, axes=right,
                         title=f"IoU {iou_by_hand(far, b):.2f}, GIoU {giou_by_hand(far, b):.2f}")
-show(figure, alt="Left: boxes A and B, overlapping a little, in a dotted hull of 8 by 6 squares: IoU 0.11, GIoU -0.14. Right: A "
-                 "is small and far away, the hull is 9 by 7 squares and mostly empty: IoU 0.00, GIoU -0.59.")
+show(figure, alt="Left: boxes A and B, overlapping a little, in a dotted hull of 8 by 6 squares: IoU 0.11, "
+                 "GIoU -0.14. Right: A is small and far away, the hull is 9 by 7 squares and mostly empty: "
+                 "IoU 0.00, GIoU -0.59.")
 
 # %% [markdown]
 # Now push the box again and look at both, together with **L1**: the sum of the four differences in centre, width and
@@ -189,8 +196,9 @@ for shift in shifts:
     lines["L1 / 12"].append(abs(shift.item()) / 12)
 
 show(plots.curves(lines, shifts.tolist(), xlabel="shift, in squares (the boxes are 5 wide)", ylabel="value"),
-     alt="Three curves against the shift. IoU is a peak of height 1 at shift 0 and flat at 0 beyond 5. GIoU has the same peak "
-         "and goes on falling, to minus 0.4 at shift 12. L1 is a V with its tip at shift 0.")
+     alt="Three curves against the shift. IoU is a peak of height 1 at shift 0 and flat at 0 beyond 5. GIoU "
+         "has the same peak and goes on falling, to minus 0.4 at shift 12. L1 is a V with its tip at shift "
+         "0.")
 assert lines["IoU"][0] == lines["IoU"][5] == 0 and lines["GIoU"][0] < lines["GIoU"][5] < 0
 
 # %% [markdown]
@@ -239,7 +247,8 @@ by_hand = torch.stack([giou_by_hand(p, q) for p, q in zip(many[:50], others[:50]
 print("GIoU by hand agrees:    ", torch.allclose(by_hand, giou(many[:50], others[:50]), atol=1e-5))
 for name, ours, theirs in [("IoU", pairwise_iou, torchvision.ops.box_iou),
                            ("GIoU", pairwise_giou, torchvision.ops.generalized_box_iou)]:
-    print(f"{name:4} of package, torchvision agree:", torch.allclose(ours(many, others), theirs(many, others), atol=1e-5))
+    print(f"{name:4} of package, torchvision agree:",
+          torch.allclose(ours(many, others), theirs(many, others), atol=1e-5))
 
 # %% [markdown]
 # ## 4. Explore
@@ -268,8 +277,10 @@ for _ in range(200):
     gradient, = torch.autograd.grad(((box - two) ** 2).sum(), box)
     box = (box - 0.05 * gradient).detach()
 
-print("best single box:", [round(x, 2) for x in box.tolist()], " mean of both:", [round(x, 2) for x in two.mean(0).tolist()])
-print("its IoU with each:", [round(x, 2) for x in pairwise_iou(cxcywh_to_xyxy(box[None]), cxcywh_to_xyxy(two))[0].tolist()])
+print("best single box:", [round(x, 2) for x in box.tolist()],
+      " mean of both:", [round(x, 2) for x in two.mean(0).tolist()])
+print("its IoU with each:",
+      [round(x, 2) for x in pairwise_iou(cxcywh_to_xyxy(box[None]), cxcywh_to_xyxy(two))[0].tolist()])
 
 # %% [markdown]
 # The best compromise lies between the two and fits neither. Two outputs instead? Then which one should say the car? A set of
@@ -295,8 +306,9 @@ figure, (left, right) = plots.canvas(2, width=6.6, height=3.4)
 box_plots.guesses_over(image, in_pixels[81:84], corners, places=places[:, 0] * 128, axes=left,
                        title="64 places, and the guesses at one")
 box_plots.guesses_over(image, in_pixels, corners, axes=right, title="all 192 guesses")
-show(figure, alt="Left: the scene with 64 dots and three blue squares of growing size around one of them. Right: all 192 squares "
-                 "at once, so many that hardly anything of the scene is left. The two true boxes are dashed.")
+show(figure, alt="Left: the scene with 64 dots and three blue squares of growing size around one of them. "
+                 "Right: all 192 squares at once, so many that hardly anything of the scene is left. The two "
+                 "true boxes are dashed.")
 
 # %% [markdown]
 # 192 guesses, for two things. That is what *dense* means. Three kinds of guesses have been used:
@@ -352,7 +364,8 @@ for index in range(400):
 mean = sum(per_thing) / len(per_thing)
 print(f"{len(per_thing)} things in 400 scenes: {mean:.2f} guesses each, {min(per_thing)} to {max(per_thing)}")
 print(f"guesses that answer for nothing: {nothing / 400:.0f} of 192 per scene")
-reveal("04.many", "a" if mean == 1 else "b" if 2 <= mean <= 4 else "c", "The network is taught to say each thing several times.")
+reveal("04.many", "a" if mean == 1 else "b" if 2 <= mean <= 4 else "c",
+       "The network is taught to say each thing several times.")
 
 # %%
 figure, axes = plots.canvas(4, height=2.2)
@@ -362,8 +375,8 @@ for axis, index in zip(axes, [77, 20, 8, 12]):
     owner = who_answers(cxcywh_to_xyxy(guesses), objects)
     box_plots.guesses_over(scene, in_pixels[owner >= 0], objects * 128, axes=axis,
                            title=f"{len(objects)} things, {int((owner >= 0).sum())} guesses")
-show(figure, alt="Four scenes with their things dashed, and in blue the guesses that answer for them: several squares around "
-                 "each thing, shifted against each other, of different sizes.")
+show(figure, alt="Four scenes with their things dashed, and in blue the guesses that answer for them: "
+                 "several squares around each thing, shifted against each other, of different sizes.")
 
 # %% [markdown]
 # Keep two facts. Labels are **one-to-many**: a thing has several answers, all taught to be right. And nearly all guesses
@@ -374,10 +387,13 @@ show(figure, alt="Four scenes with their things dashed, and in blue the guesses 
 # Why 22, 32 and 44%? Because we looked at the data. Other choices:
 
 # %%
-for title, sides in [("ours", SIDES), ("one size", (0.32,)), ("too small", (0.10, 0.15, 0.20)), ("too large", (0.6, 0.75, 0.9))]:
+for title, sides in [("ours", SIDES), ("one size", (0.32,)),
+                     ("too small", (0.10, 0.15, 0.20)), ("too large", (0.6, 0.75, 0.9))]:
     boxes = cxcywh_to_xyxy(dense.make_anchors(sides=sides))  # (N, 4)
-    best = torch.cat([pairwise_iou(boxes, cxcywh_to_xyxy(held_out[i][1]["boxes"])).amax(dim=0) for i in range(400)])
-    print(f"{title:10} {sides!s:19} things that some guess reaches (IoU 0.5): {(best >= 0.5).float().mean():.0%}")
+    best = torch.cat([pairwise_iou(boxes, cxcywh_to_xyxy(held_out[i][1]["boxes"])).amax(dim=0)
+                      for i in range(400)])
+    print(f"{title:10} {sides!s:19} things that some guess reaches (IoU 0.5): "
+          f"{(best >= 0.5).float().mean():.0%}")
 
 # %% [markdown]
 # With poor guesses most things are never reached. So sizes, shapes and the two thresholds are tuned by hand, again for each
@@ -445,13 +461,14 @@ import time
 torch.manual_seed(0)
 started, detector = time.perf_counter(), dense.DenseDetector()
 features = dense.read_features(detector.backbone, Scenes(2000, seed=0))
-print(f"{time.perf_counter() - started:.0f} s: the backbone has read all scenes, {tuple(features.maps.shape)}")
+print(f"{time.perf_counter() - started:.0f} s: the backbone has read all scenes, "
+      f"{tuple(features.maps.shape)}")
 
 history = dense.fit_dense(detector, features, steps=300)
 print(f"{time.perf_counter() - started:.0f} s: {len(history)} steps done")
 show(box_plots.dense_losses(history),
-     alt="Three losses against 300 steps. Class loss, L1 and 1 minus GIoU all fall from the first steps on, quickly at first and "
-         "then slowly, without a flat stretch.")
+     alt="Three losses against 300 steps. Class loss, L1 and 1 minus GIoU all fall from the first steps on, "
+         "quickly at first and then slowly, without a flat stretch.")
 assert history[-1]["loss_giou"] < 0.5 * history[0]["loss_giou"]
 
 # %% [markdown]
@@ -470,12 +487,13 @@ from detr_mini import zoo
 from detr_mini.evaluation import average_precision, predict as run_on
 
 recipe = zoo.recipe("detr", "scenes")
-found = run_on(detector, held_out, recipe.data, batch_size=50)  # image id -> scores (K,), labels (K,), boxes (K, 4)
+found = run_on(detector, held_out, recipe.data, batch_size=50)  # image id -> scores, labels, boxes (K, 4)
 
 chosen = [77, 20, 8, 12]
-show(box_plots.side_by_side([held_out[i][0] for i in chosen], [found[i] for i in chosen], [""] * 4, threshold=0.3),
-     alt="Four test scenes with every box that scores at least 0.3. They fit, and on each thing lie several of them, almost "
-         "on top of each other.")
+show(box_plots.side_by_side([held_out[i][0] for i in chosen],
+                            [found[i] for i in chosen], [""] * 4, threshold=0.3),
+     alt="Four test scenes with every box that scores at least 0.3. They fit, and on each thing lie several "
+         "of them, almost on top of each other.")
 
 # %% tags=["nbval-ignore-output"]
 sure = sum(int((result["scores"] >= 0.3).sum()) for result in found.values())
@@ -490,7 +508,7 @@ reveal("04.twice", "b" if 1.8 <= per_thing_found <= 9 else "c" if per_thing_foun
 
 # %% [markdown]
 # The boxes are good. But each thing is found several times, and COCO's rules count one of them as right and all others
-# as mistakes. (Notebook 09 computes AP by hand. For now: 1 is perfect.)
+# as mistakes. (Notebook 09 computes AP by hand. For now: 1 is perfect, and AP50 counts a box as right from IoU 0.5 on.)
 #
 # ## 10. Non-maximum suppression
 #
@@ -511,7 +529,8 @@ def nms_by_hand(boxes, scores, threshold):
         left = [index for index, much in zip(rest, overlap.tolist()) if much <= threshold]
     return torch.tensor(kept, dtype=torch.long)
 
-boxes = torch.tensor([[10, 10, 50, 50], [12, 12, 52, 50], [60, 20, 90, 60], [14, 8, 50, 48], [62, 22, 92, 58]]).float()
+boxes = torch.tensor([[10, 10, 50, 50], [12, 12, 52, 50],
+                      [60, 20, 90, 60], [14, 8, 50, 48], [62, 22, 92, 58]]).float()
 scores = torch.tensor([0.7, 0.9, 0.6, 0.4, 0.8])
 print("stay:", nms_by_hand(boxes, scores, 0.5).tolist())
 print("torchvision:", torchvision.ops.nms(boxes, scores, 0.5).tolist())
@@ -523,15 +542,17 @@ print("torchvision:", torchvision.ops.nms(boxes, scores, 0.5).tolist())
 # %%
 def clean(result, threshold):
     """One image's answers after NMS within each class."""
-    apart = result["boxes"].double() + 1000 * result["labels"][:, None]  # (K, 4) every class in its own corner
+    apart = result["boxes"].double() + 1000 * result["labels"][:, None]  # (K, 4) each class by itself
     kept = nms_by_hand(apart, result["scores"], threshold)
     return {name: values[kept] for name, values in result.items()}
 
 package = dense.suppress(found, 0.5)
 for image_id in range(50):
     mine, result = clean(found[image_id], 0.5), found[image_id]
-    theirs = torchvision.ops.batched_nms(result["boxes"].double(), result["scores"].double(), result["labels"], 0.5)
-    assert torch.equal(mine["boxes"], result["boxes"][theirs]) and torch.equal(mine["boxes"], package[image_id]["boxes"])
+    theirs = torchvision.ops.batched_nms(result["boxes"].double(),
+                                         result["scores"].double(), result["labels"], 0.5)
+    assert torch.equal(mine["boxes"], result["boxes"][theirs])
+    assert torch.equal(mine["boxes"], package[image_id]["boxes"])
 print("50 images: the same boxes as the package's suppress and torchvision's batched_nms")
 
 # %% tags=["nbval-ignore-output"]
@@ -540,15 +561,18 @@ after = average_precision(held_out, cleaned)
 sure_after = sum(int((result["scores"] >= 0.3).sum()) for result in cleaned.values())
 
 print(f"before NMS: AP {raw.ap:.2f}, AP50 {raw.ap50:.2f}, {sure / len(per_thing):.1f} sure boxes per thing")
-print(f"after NMS:  AP {after.ap:.2f}, AP50 {after.ap50:.2f}, {sure_after / len(per_thing):.1f} sure boxes per thing")
+print(f"after NMS:  AP {after.ap:.2f}, AP50 {after.ap50:.2f}, {sure_after / len(per_thing):.1f} sure boxes "
+      "per thing")
 
 # %%
 print("AP50 after NMS is above 0.85:          ", after.ap50 > 0.85)
 print("NMS gains more than 0.1 of it:         ", after.ap50 > raw.ap50 + 0.1)
 print("within 0.25 of one sure box per thing: ", abs(sure_after / len(per_thing) - 1) < 0.25)
-show(found_and_missed([held_out[i][0] for i in chosen], [held_out[i][1] for i in chosen], [cleaned[i] for i in chosen],
+show(found_and_missed([held_out[i][0] for i in chosen],
+                      [held_out[i][1] for i in chosen], [cleaned[i] for i in chosen],
                       CLASSES, threshold=0.3),
-     alt="The four test scenes after NMS. Nearly every thing has one named and coloured box, close to the dashed true one.")
+     alt="The four test scenes after NMS. Nearly every thing has one named and coloured box, close to the "
+         "dashed true one.")
 
 # %% [markdown]
 # **This is the bar.** 2,000 scenes, 300 steps, and nearly everything is found. Write its AP50 down. In notebook 09 DETR gets
@@ -563,14 +587,15 @@ show(found_and_missed([held_out[i][0] for i in chosen], [held_out[i][1] for i in
 # **perfect** detector: we hand the true boxes themselves to NMS, all with score 1.
 
 # %%
-predict("04.crowd", "Scenes with groups of one class. A perfect detector, NMS at 0.4. How many true boxes are deleted?",
+predict("04.crowd",
+        "Scenes with groups of one class. A perfect detector, NMS at 0.4. How many true boxes are deleted?",
         "none, they are all right", "about 1 in 20", "about 1 in 4")
 
 # %%
 crowd = Scenes(200, seed=1_000_003, preset="crowded")
 
 def lost(dataset, threshold):
-    """The part of true boxes that NMS deletes, when it gets exactly the true boxes of the first 200 scenes."""
+    """The part of true boxes that NMS deletes, when it gets the true boxes of the first 200 scenes."""
     kept = total = 0
     for _, truth in (dataset[index] for index in range(200)):
         perfect = {"boxes": cxcywh_to_xyxy(truth["boxes"]) * 128, "labels": truth["labels"],
@@ -579,9 +604,11 @@ def lost(dataset, threshold):
     return 1 - kept / total
 
 for threshold in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
-    print(f"threshold {threshold}: calm scenes lose {lost(held_out, threshold):.1%}, crowded ones {lost(crowd, threshold):.1%}")
+    print(f"threshold {threshold}: calm scenes lose {lost(held_out, threshold):.1%}, crowded ones "
+          f"{lost(crowd, threshold):.1%}")
 share = lost(crowd, 0.4)
-reveal("04.crowd", "a" if share == 0 else "c" if share > 0.15 else "b", "Neighbours of one class are taken for duplicates.")
+reveal("04.crowd", "a" if share == 0 else "c" if share > 0.15 else "b",
+       "Neighbours of one class are taken for duplicates.")
 
 # %% [markdown]
 # Then raise the threshold! But a real detector's duplicates lie a little apart from each other, and a high threshold keeps
@@ -612,13 +639,14 @@ for threshold in thresholds:
     twice.append(100 * sum(count[0] for count in counts) / things)
     missed.append(100 * sum(count[1] for count in counts) / things)
     ap50["crowded"].append(average_precision(crowd, tidy).ap50)
-    ap50["calm"].append(average_precision(held_out, {i: clean(found[i], threshold) for i in range(100)}, range(100)).ap50)
+    ap50["calm"].append(average_precision(held_out, {i: clean(found[i], threshold) for i in range(100)},
+                                          range(100)).ap50)
 
 # %%
 show(box_plots.dilemma(thresholds, twice, missed, ap50),
-     alt="Two pictures against the threshold of NMS, from 0.2 to 0.9. Left, in the crowd: things missed fall and duplicates "
-         "rise steeply as the threshold grows. Right: AP50 of calm scenes is high and best near 0.5; AP50 of crowded scenes is "
-         "much lower and best near 0.7.")
+     alt="Two pictures against the threshold of NMS, from 0.2 to 0.9. Left, in the crowd: things missed fall "
+         "and duplicates rise steeply as the threshold grows. Right: AP50 of calm scenes is high and best "
+         "at 0.4; AP50 of crowded scenes is much lower and best near 0.7.")
 low, high = thresholds.index(0.4), thresholds.index(0.8)
 print("in the crowd, 0.4 misses more than 0.8:       ", missed[low] > missed[high] + 8)
 print("in the crowd, 0.8 leaves more twice than 0.4: ", twice[high] > twice[low] + 15)
@@ -626,9 +654,10 @@ print("calm scenes: 0.4 has the better AP50:         ", ap50["calm"][low] > ap50
 print("the crowd:   0.8 has the better AP50:         ", ap50["crowded"][high] > ap50["crowded"][low] + 0.02)
 scene, answers = crowd[1][0], in_crowd[1]
 versions = [answers] + [clean(answers, threshold) for threshold in (0.8, 0.5, 0.2)]
-show(box_plots.side_by_side([scene] * 4, versions, ["no NMS: ", "at 0.8: ", "at 0.5: ", "at 0.2: "], threshold=0.3),
-     alt="One crowded scene four times: with all sure boxes, and after NMS at 0.8, at 0.5 and at 0.2. First there are many boxes "
-         "per thing, in the end some things have none.")
+show(box_plots.side_by_side([scene] * 4, versions,
+                            ["no NMS: ", "at 0.8: ", "at 0.5: ", "at 0.2: "], threshold=0.3),
+     alt="One crowded scene four times: with all sure boxes, and after NMS at 0.8, at 0.5 and at 0.2. First "
+         "there are many boxes per thing, in the end some things have none.")
 
 # %% [markdown]
 # There is no right threshold. Each one is right for some scenes, and wrong for others. (Our detector has never seen a crowd in
@@ -770,7 +799,7 @@ check("04.points", points_answer)
 quiz("04")
 
 # %% [markdown]
-# **Next:** 05, *the encoder*. How does an image become tokens that know their surroundings?
+# **Next:** [05, encoder](05_encoder.ipynb). How does an image become tokens that know their surroundings?
 #
 # ### References
 #
