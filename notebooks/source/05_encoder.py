@@ -46,12 +46,13 @@ figure, (left, right) = plots.canvas(2, width=5.2, height=2.7)
 names = [CLASSES[label] for label in target["labels"]]
 plots.scene(image, cxcywh_to_xyxy(target["boxes"]) * 128, names, axes=left)
 plots.scene(painted, title="without the lower cat", axes=right)
-show(figure, alt="A scene with two cats and two boats. Beside it the same scene, where the cat at the lower left is "
-                 "painted over with the ground's colour.")
+show(figure, alt="A scene with two cats and two boats. Beside it the same scene, where the cat at the lower "
+                 "left is painted over with the ground's colour.")
 
 # %% [markdown]
-# Our detector is the DETR that comes with the project. Its backbone, a small CNN, turns the scene into 8 x 8 places with
-# 128 numbers each. Such a vector is a **token**. How much does each token change when the cat goes?
+# Our detector is the DETR that comes with the project, trained as notebook 09 will train one. Its backbone, a small CNN,
+# turns the scene into 8 x 8 places with 128 numbers each. Such a vector is a **token**. How much does each token change
+# when the cat goes?
 
 # %%
 from detr_mini.data.transforms import build_transform, collate
@@ -82,8 +83,8 @@ print("tokens that did not change at all:", int((moved < 1e-5).sum()), "of 64")
 figure, (left, right) = plots.canvas(2, width=5.2, height=2.7)
 plots.scene(painted, title="without the lower cat", axes=left)
 plots.attention_map(image, moved, title="change of the tokens", axes=right)
-show(figure, alt="The scene without the lower cat, and a map of 8 by 8 places that glows in a wide square around the painted "
-                 "cat. The upper and the right part stay dark.")
+show(figure, alt="The scene without the lower cat, and a map of 8 by 8 places that glows in a wide square "
+                 "around the painted cat. The upper and the right part stay dark.")
 reveal("05.far", "a" if moved[2, 6] < 1e-5 else "b" if moved[2, 6] < 0.3 else "c",
        "A convolution sees a window, and this cat is outside.")
 
@@ -98,7 +99,7 @@ reveal("05.far", "a" if moved[2, 6] < 1e-5 else "b" if moved[2, 6] < 0.3 else "c
 # %%
 @torch.no_grad()
 def look(dataset, count):
-    """The first scenes of a data set: tokens before the encoder and after it, (S, 64, d) each; how many things, (S,)."""
+    """The first scenes: tokens before the encoder and after it, (S, 64, d) each; how many things, (S,)."""
     before, after = [], []
     for start in range(0, count, 50):
         batch = collate([prepare(*dataset[i]) for i in range(start, start + 50)])
@@ -202,7 +203,8 @@ with torch.no_grad():
     features = model.backbone(pair.images)[0]  # (2, 128, 8, 8)
     projected = model.input_proj[0](features)  # (2, 128, 8, 8)
 by_hand = projected.flatten(2).transpose(1, 2)  # (2, 64, 128)
-print(tuple(pair.images.shape), "->", tuple(features.shape), "->", tuple(projected.shape), "->", tuple(by_hand.shape))
+print(tuple(pair.images.shape), "->", tuple(features.shape),
+      "->", tuple(projected.shape), "->", tuple(by_hand.shape))
 print("equal to the package's tokens:", torch.equal(by_hand, tokens))
 
 # %% [markdown]
@@ -212,7 +214,8 @@ print("equal to the package's tokens:", torch.equal(by_hand, tokens))
 
 # %%
 predict("05.window", "How wide is the window of pixels that one token of the small backbone depends on?",
-        "16 pixels: its own cell", "48 pixels: its cell and the neighbours", "87 pixels: two thirds of the picture")
+        "16 pixels: its own cell", "48 pixels: its cell and the neighbours",
+        "87 pixels: two thirds of the picture")
 
 # %% [markdown]
 # We need not argue, we can measure. The gradient of a token with respect to the pixels says which pixels it depends on.
@@ -233,7 +236,7 @@ by_encoder = window(lambda tokens, grid: model.encoder(tokens, grid), middle)
 width = by_backbone[2] - by_backbone[0]
 print("after the backbone:", by_backbone, "=", width, "pixels wide")
 print("after the encoder: ", by_encoder)
-reveal("05.window", "c" if width > 80 else "b", "Each 3x3 convolution widens the window, and strides multiply it.")
+reveal("05.window", "bc"[width > 80], "Each 3x3 convolution widens the window, and strides multiply it.")
 
 # %%
 figure, (left, right) = plots.canvas(2, width=5.6, height=2.9)
@@ -242,8 +245,8 @@ for axes, box, title in ((left, by_backbone, "after the backbone"), (right, by_e
     for line in range(16, 128, 16):
         axes.axvline(line - 0.5, color="white", linewidth=0.5, alpha=0.7)
         axes.axhline(line - 0.5, color="white", linewidth=0.5, alpha=0.7)
-show(figure, alt="The scene twice, with a fine grid of 8 by 8 cells and one cell framed in blue. On the left an orange "
-                 "window of 87 pixels around it. On the right the window is the whole picture.")
+show(figure, alt="The scene twice, with a fine grid of 8 by 8 cells and one cell framed in blue. On the left "
+                 "an orange window of 87 pixels around it. On the right the window is the whole picture.")
 
 # %% [markdown]
 # The blue cell is where the token sits, the orange frame is what it has seen. The backbone's window is large, and it
@@ -265,7 +268,8 @@ keep_size = build_transform(recipe.data, train=False).steps[-1]  # normalise, do
 mixed = collate([keep_size(picture, nothing) for picture in (image, cropped)])
 small = padding_at(mixed.mask, (8, 8))  # (2, 8, 8)
 
-print("images", tuple(mixed.images.shape), " mask", tuple(mixed.mask.shape), " -> for tokens", tuple(small.shape))
+print("images", tuple(mixed.images.shape), " mask",
+      tuple(mixed.mask.shape), " -> for tokens", tuple(small.shape))
 print("image of the second one: rows 0 to", 96 // 16 - 1, ", columns 0 to", 80 // 16 - 1)
 print(small[1].int())
 
@@ -275,7 +279,7 @@ print(small[1].int())
 
 # %%
 def mass_on_padding(mask):
-    """How much of its attention a real token of the second picture gives to padding, mean over heads and tokens."""
+    """How much attention the second picture's real tokens give to padding, mean over heads and tokens."""
     with torch.no_grad(), dm.AttentionTrace(model) as trace:
         model(mixed.images, mask)
     weights = trace["encoder.layers.1.self_attention"].weights[1]  # (heads, 64, 64)
@@ -341,8 +345,8 @@ print("the tokens now:", tuple(x.shape))
 # The norm comes *after* the sum. That is called **post-norm**, and it is DETR's. (Many newer models normalise before each
 # part instead, pre-norm.)
 #
-# **Part two: the feed-forward part.** Two linear layers with a ReLU between them, four times as wide inside. It is
-# applied to each token alone: here nobody talks.
+# **Part two: the feed-forward part.** Two linear layers with a ReLU between them, four times as wide inside (in DETR-R50
+# eight times). It is applied to each token alone: here nobody talks.
 
 # %%
 feed = layer.feed_forward
@@ -383,19 +387,22 @@ print("memory", tuple(memory.shape), " equal to dm.Encoder's:", torch.allclose(m
 # %%
 moved_now = change(memory)
 print(f"change of the upper cat's token: backbone {moved[2, 6]:.2f}, memory {moved_now[2, 6]:.2f}")
-print("tokens that did not change: backbone", int((moved < 1e-5).sum()), "  memory", int((moved_now < 1e-5).sum()))
+print("tokens that did not change: backbone",
+      int((moved < 1e-5).sum()), "  memory", int((moved_now < 1e-5).sum()))
 show(looks(image, [moved, moved_now], ["change of the tokens", "change of the memory"]),
-     alt="The scene, then two maps of change. For the tokens only the surroundings of the painted cat glow. The "
-         "memory glows most at the painted cat, and faintly everywhere.")
+     alt="The scene, then two maps of change. For the tokens only the surroundings of the painted cat glow. "
+         "The memory glows most at the painted cat, and faintly everywhere.")
 
 # %%
-predict("05.count", "A backbone token could tell about a third of the number of things. And a token of the memory?",
+predict("05.count",
+        "A backbone token could tell about a third of the number of things. And a token of the memory?",
         "no more: it still sits at one place", "somewhat more", "most of it")
 
 # %%
 told = score(after, things, after_test, things_test)
 print(f"how many things? a token of the backbone scores {blind:.2f}, a token of the memory {told:.2f}")
-reveal("05.count", "c" if told > 0.6 else "b" if told > blind + 0.1 else "a", "Any place can now tell, even empty ground.")
+reveal("05.count", "c" if told > 0.6 else "b" if told > blind + 0.1 else "a",
+       "Any place can now tell, even empty ground.")
 
 # %% [markdown]
 # Nobody asked the encoder to count. Is it what training taught it? There is a simple test: an encoder that never learned.
@@ -435,14 +442,14 @@ spots = {"upper cat": (6, 2), "large boat": (5, 5), "small boat": (2, 1), "groun
 cells = [row * 8 + column for column, row in spots.values()]
 dots = [(16 * column + 8, 16 * row + 8) for column, row in spots.values()]
 show(looks(image, maps[cells], list(spots), dots=dots),
-     alt="A scene with four dots, and four attention maps. The upper cat looks at itself and, less, at the lower cat. The "
-         "boats look at themselves, at each other and at other things. The ground looks around itself and at a cat.")
+     alt="A scene with four dots, and four attention maps. The upper cat looks at itself and, less, at the "
+         "lower cat. The boats look at themselves, at each other and at other things. The ground looks "
+         "around itself and at a cat.")
 
 # %% [markdown]
 # It looks as if each thing looked at itself first, and then at others of its kind. A nice picture proves nothing, so let
-# us count, over 150 held-out scenes.
-# For each thing: how much attention do its places give to that same thing, and how much would they give it if
-# they looked at everything alike? The second number is simply its part of all places.
+# us count, over 150 held-out scenes. For each thing: how much attention do its places give to that same thing, and how
+# much would they give it if they looked at everything alike? The second number is simply its part of all places.
 
 # %%
 from detr_mini.course.token_explorer import inside
@@ -471,7 +478,8 @@ for name, which in (("untrained", trace_untrained), ("trained", trace)):
         given, area = own_share(which, layer)
         print(f"{name:9} layer {layer + 1}: {len(given)} things; to itself {given.mean():.3f}, its area "
               f"{area.mean():.3f}, {given.mean() / area.mean():.1f} times as much")
-print("more than its area, in the trained second layer: over 95% of the things:", bool((given > area).float().mean() > 0.95))
+print("more than its area, in the trained second layer: over 95% of the things:",
+      bool((given > area).float().mean() > 0.95))
 
 # %% [markdown]
 # Untrained, a thing gets what its area would give it. Trained, the second layer gives it about twice that. But is it
@@ -483,7 +491,7 @@ row, column = torch.arange(64) // 8, torch.arange(64) % 8
 apart = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2  # (64, 64) squared distance, in cells
 
 def at_equal_distance(layer):
-    """Mean weight, times 64, of places on the same thing and off it that are equally far: two numbers; 1 is even."""
+    """Mean weight, times 64, of equally far places on the same thing and off it: two numbers; 1 is even."""
     weights = trace[f"encoder.layers.{layer}.self_attention"].weights.mean(dim=1)  # (150, 64, 64)
     on, off = [], []
     for image, target in enumerate(batch.targets):
@@ -498,7 +506,8 @@ def at_equal_distance(layer):
 # %%
 for layer in (0, 1):
     on, off = at_equal_distance(layer)
-    print(f"layer {layer + 1}: on the same thing {on:.1f}, off it at the same distance {off:.1f} (even attention: 1)")
+    print(f"layer {layer + 1}: on the same thing {on:.1f}, off it at the same distance {off:.1f} (even "
+          "attention: 1)")
 
 # %% [markdown]
 # Both are true. Near places get more than far ones, and in the second layer places on the same thing get clearly more
@@ -507,7 +516,8 @@ for layer in (0, 1):
 #
 # ## 10. Do without it?
 #
-# We cut the encoder out of the trained detector, one layer at a time. Nothing is trained anew.
+# We cut the encoder out of the trained detector, one layer at a time. Nothing is trained anew. AP50 says how many things
+# it finds, and how cleanly (notebook 04): 1 is perfect.
 
 # %%
 import copy
@@ -518,7 +528,8 @@ def cut(model, layers):
     shorter.encoder.layers = shorter.encoder.layers[:layers]
     return shorter
 
-found = {layers: dm.evaluate(cut(model, layers), held_out, recipe.data, batch_size=50).ap50 for layers in (2, 1, 0)}
+found = {layers: dm.evaluate(cut(model, layers), held_out, recipe.data, batch_size=50).ap50
+         for layers in (2, 1, 0)}
 for layers, ap50 in found.items():
     print(f"{layers} encoder layers: AP50 {ap50:.2f}")
 
@@ -575,8 +586,9 @@ figure.axes[0].set_yscale("log")
 for n, name in ((850, "stride 32"), (3350, "16"), (13400, "8")):
     figure.axes[0].axvline(n, color=plots.GREY, linewidth=0.8, linestyle="--")
     figure.axes[0].text(n, parts.min(), f" {name}", color=plots.GREY, va="bottom")
-show(figure, alt="Multiplications of an encoder layer against tokens, both axes logarithmic. Projections and feed-forward "
-                 "part rise in step with the tokens. Attention rises twice as steeply and passes both by stride 16.")
+show(figure, alt="Multiplications of an encoder layer against tokens, both axes logarithmic. Projections and "
+                 "feed-forward part rise in step with the tokens. Attention rises twice as steeply and "
+                 "passes both by stride 16.")
 
 # %% [markdown]
 # Half the stride, four times the tokens, sixteen times the attention. Small things need fine maps, and fine maps are what
@@ -626,12 +638,12 @@ check("05.tokens", tokens_of)
 
 # %% tags=["exercise"]
 def padding(sizes, height, width, stride):
-    """sizes (B, 2) as (height, width) in pixels -> (B, height / stride, width / stride) bool, True on padding."""
+    """sizes (B, 2): height, width in pixels -> (B, height / stride, width / stride) bool, True on padding."""
     return None  # your lines
 
 # %% tags=["solution"]
 def padding(sizes, height, width, stride):
-    """sizes (B, 2) as (height, width) in pixels -> (B, height / stride, width / stride) bool, True on padding."""
+    """sizes (B, 2): height, width in pixels -> (B, height / stride, width / stride) bool, True on padding."""
     down = torch.arange(0, height, stride)[:, None]  # (h, 1): the first pixel row of each cell
     across = torch.arange(0, width, stride)  # (w,)
     tall, wide = sizes[:, 0, None, None], sizes[:, 1, None, None]  # (B, 1, 1) each
@@ -668,13 +680,13 @@ check("05.layer", encoder_layer)
 
 # %% tags=["exercise"]
 def share(weights, inside):
-    """weights (heads, N, N), rows ask; inside (N,) bool, the thing's places -> a number, 1 for even attention."""
+    """weights (heads, N, N), rows ask; inside (N,) bool, its places -> a number, 1 for even attention."""
     return None  # your lines
 
 # %% tags=["solution"]
 def share(weights, inside):
-    """weights (heads, N, N), rows ask; inside (N,) bool, the thing's places -> a number, 1 for even attention."""
-    own = weights[:, inside][..., inside].sum(dim=-1)  # (heads, n): what each place inside gives to the inside
+    """weights (heads, N, N), rows ask; inside (N,) bool, its places -> a number, 1 for even attention."""
+    own = weights[:, inside][..., inside].sum(dim=-1)  # (heads, n): what each of them gives to all of them
     return own.mean() / inside.float().mean()
 
 # %%
@@ -709,7 +721,7 @@ check("05.share", share)
 quiz("05")
 
 # %% [markdown]
-# **Next:** 06, *decoder and queries*: who asks the memory.
+# **Next:** [06, decoder and queries](06_decoder_and_queries.ipynb): who asks the memory.
 #
 # **References**
 #
