@@ -1,0 +1,101 @@
+"""SMCA changes two things at once: a Gaussian in the scores, and boxes relative to its centre. Take them apart.
+
+    python -m detr_mini.course.smca_parts              # three runs of 400 steps: about five minutes on an idle core
+    python -m detr_mini.course.smca_parts --parts boxes --steps 100 --to /tmp/mine
+
+gaussian: the Gaussian alone; boxes are written as DETR writes them. boxes: boxes relative to the centre alone; every
+scale is 0, so the Gaussian is flat. fixed: both, but every scale stays 1, so all Gaussians have one width.
+
+Each run leaves PART.jsonl: provenance first, then a line per look at 200 held-out scenes, with the measures of
+why_slow.py, and a line per evaluation on the race's 400. Scenes, seed, loss and steps are the race's, so the runs stand
+beside DETR's and SMCA's own of seed 0. A run whose file is there is not repeated.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detr_mini import zoo
+from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe
+from detr_mini.course.recorder import Recorder
+from detr_mini.course.why_slow import GAP, LOOKS, MEASURED, SPLIT, Meter
+from detr_mini.data.scenes import Scenes
+from detr_mini.decoder import Decoder
+from detr_mini.detr import Detr
+from detr_mini.evaluation import AveragePrecision, evaluate
+from detr_mini.files import DATA, atomic
+from detr_mini.recipes import Recipe
+from detr_mini.training import fit
+
+RUNS = DATA / "runs" / "smca_parts"
+PARTS = ("gaussian", "boxes", "fixed")
+STEPS, EVERY = 400, 125  # training steps; steps between evaluations, the race's
+
+
+def build(part: str, recipe: Recipe) -> Detr:
+    """SMCA with one of its parts taken out; ValueError, naming the parts, for an unknown one."""
+    if part not in PARTS:
+        raise ValueError(f"no part {part!r}: choose one of {', '.join(PARTS)}")
+    model = zoo.build("smca", "scenes", recipe.model)
+    if part == "gaussian":
+        model.decoder.decode_box = partial(Decoder.decode_box, model.decoder)  # DETR's, without the centre
+        return model
+    for layer in model.decoder.layers:
+        scale = layer.cross_attention.prior.scale.requires_grad_(False)  # its weight is 0, so its bias is the scale
+        nn.init.constant_(scale.bias, 0.0 if part == "boxes" else 1.0)
+    return model
+
+
+def record(part: str, steps: int, folder: Path, seed: int = 0) -> Path:
+    """Train one part on scenes and write its file; returns the file's path."""
+    path, recipe = folder / f"{part}.jsonl", scenes_recipe("smca", steps)
+    if path.is_file():
+        return path
+    torch.manual_seed(seed)
+    model, head = build(part, recipe), heading(part, recipe, seed)
+    train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
+    looks = tuple(step for step in LOOKS if step < steps) + (steps,)
+    meter, results = Meter(Recorder(held_out, range(MEASURED), recipe.data, recipe.loss, ()), looks), []
+
+    def measure(detector: Detr) -> AveragePrecision:
+        results.append(evaluate(detector, held_out, recipe.data, batch_size=50))
+        return results[-1]
+
+    meter.look(model, 0)
+    run = fit(model, train_set, recipe, callbacks=(meter,), seed=seed, evaluate=measure, evaluate_every=EVERY,
+              progress=False)
+    evaluated = [line["step"] for line in run.history if "ap50" in line]
+    figures = [{"step": step, "ap": result.ap, "ap50": result.ap50}
+               for step, result in zip(evaluated, results, strict=True)]
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *meter.lines, *figures)))
+    return path
+
+
+def heading(part: str, recipe: Recipe, seed: int) -> dict[str, object]:
+    """Where the figures come from, and what they were measured on."""
+    command = f"python -m detr_mini.course.smca_parts {shlex.join(sys.argv[1:])}".strip()
+    measured = {"scenes": MEASURED, "held_out_seed": HELD_OUT_SEED, "gap": GAP, "split": SPLIT}
+    return provenance("smca", recipe, seed) | {"part": part, "command": command, "measured": measured}
+
+
+def main(words: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m detr_mini.course.smca_parts",
+                                     description=__doc__.split("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of each (default: {STEPS})")
+    parser.add_argument("--to", type=Path, default=RUNS, help="where the files go")
+    chosen = parser.parse_args(words)
+    for part in chosen.parts:
+        print(record(part, chosen.steps, chosen.to), flush=True)
+
+
+if __name__ == "__main__":
+    main()
