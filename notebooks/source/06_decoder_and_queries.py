@@ -67,9 +67,10 @@ print(different)
 figure, places = plots.canvas(2, width=5.2, height=2.8)
 for axes, (name, found) in zip(places, boxes.items()):
     everything_said(image, found, title=name, axes=axes)
-show(figure, alt="The scene twice. On the left 25 boxes, many of them around the cats and boats. On the right, where "
-                 "all queries have one address, a single box.")
-reveal("06.same", "a" if different["one address for all"] == 1 else "c", "Same question, same answer, 25 times.")
+show(figure, alt="The scene twice. On the left 25 boxes, many of them around the cats and boats. On the "
+                 "right, where all queries have one address, a single box.")
+reveal("06.same", "a" if different["one address for all"] == 1 else "c",
+       "Same question, same answer, 25 times.")
 
 # %% [markdown]
 # Nothing else tells queries apart. They run through the same layers, with the same weights, in front of the same
@@ -128,7 +129,8 @@ with torch.no_grad(), dm.AttentionTrace(first) as trace:
     met = first(content, content, content, position, position)  # (1, 25, 128)
 weights = trace[""].weights  # (1, 8, 25, 25)
 
-print(f"attention weights lie between {weights.min():.2f} and {weights.max():.2f}; even would be {1 / 25:.2f}")
+print(f"attention weights lie between {weights.min():.2f} and {weights.max():.2f}; even would be "
+      f"{1 / 25:.2f}")
 print("the largest difference between what two queries get is below 1e-6:",
       bool((met[0, :, None] - met[0]).abs().max() < 1e-6))
 by_bias = first.output(first.value.bias)  # (128,)
@@ -162,13 +164,15 @@ born = dm.build("detr")  # the model as it was before its first step
 
 for layer in (0, 1):
     for name in ("query", "key", "value", "output"):
-        now, then = (getattr(m.decoder.layers[layer].self_attention, name).weight.detach() for m in (model, born))
+        now, then = (getattr(m.decoder.layers[layer].self_attention, name).weight.detach()
+                     for m in (model, born))
         moved = ((now - then).norm() / then.norm()).item()
-        print(f"layer {layer + 1}, {name:6}: changed by {moved:6.1%}", "" if moved > 0.01 else "  <- never learned")
+        print(f"layer {layer + 1}, {name:6}: changed by {moved:6.1%}",
+              "" if moved > 0.01 else "  <- never learned")
 
 # %% [markdown]
-# There they are, three matrices that are in every DETR and never learn. (The tiny rest is weight decay and storage in half
-# precision.) The zero start costs nothing, since there is nothing to say before anybody has looked. From the second
+# There they are, three matrices that are in every DETR and never learn. (Behind 0.0% is a tiny rest: weight decay, and
+# storage in half precision.) The zero start costs nothing, since there is nothing to say before anybody has looked. From the second
 # layer on it is different, as we shall see.
 #
 # ## 4. Addresses: random at first
@@ -220,7 +224,8 @@ print("collected", tuple(collected.shape), "= one vector per query")
 chosen = [3, 4, 2, 20]
 maps = weights[0].mean(dim=0).reshape(25, 8, 8)  # the mean of all heads
 show(looks(image, maps[chosen], [f"query {number}" for number in chosen]),
-     alt="The scene, and the first layer's attention maps of four queries. Each glows in a different part of the scene.")
+     alt="The scene, and the first layer's attention maps of four queries. Query 3 glows at the upper right, "
+         "query 4 at the lower right, queries 2 and 20 at the left.")
 
 # %% [markdown]
 # Compare with section 3. There the addresses had no effect. Here they do, at once: the places differ, so who looks where
@@ -232,7 +237,8 @@ show(looks(image, maps[chosen], [f"query {number}" for number in chosen]),
 # plus its positions, k is the queries' content plus their addresses*. Let us take it at its word.
 
 # %%
-predict("06.swap", "q from the 64 places, k from the 25 queries. How many rows do the weights have, and what adds up to 1?",
+predict("06.swap", "q from the 64 places, k from the 25 queries. How many rows do the weights have, and what "
+                   "adds up to 1?",
         "25 rows; each query's weights over the places", "64 rows; each place's weights over the queries",
         "it makes no difference, the matrix is only transposed")
 
@@ -241,12 +247,14 @@ with torch.no_grad():
     q_swapped = split(cross.query(memory + grid.position))  # (1, 8, 64, 16)
     k_swapped = split(cross.key(content + position))  # (1, 8, 25, 16)
     swapped = (q_swapped @ k_swapped.transpose(-2, -1) / 4).softmax(dim=-1)  # (1, 8, 64, 25)
-print("weights", tuple(swapped.shape), "; over the queries they add up to", round(swapped[0, 0, 0].sum().item(), 2))
+print("weights", tuple(swapped.shape), "; over the queries they add up to",
+      round(swapped[0, 0, 0].sum().item(), 2))
 try:
     swapped @ v  # the image's values, as they should be
 except RuntimeError:
     print("RuntimeError: 25 weights cannot average the values of 64 places")
-print("with the queries' values:", tuple((swapped @ split(cross.value(content))).shape), "= 64 rows, and we want 25 boxes")
+print("with the queries' values:", tuple((swapped @ split(cross.value(content))).shape),
+      "= 64 rows, and we want 25 boxes")
 reveal("06.swap", "b" if swapped.shape[-2:] == (64, 25) else "a", "The one who asks has the rows.")
 
 # %% [markdown]
@@ -256,7 +264,8 @@ reveal("06.swap", "b" if swapped.shape[-2:] == (64, 25) else "a", "The one who a
 # %%
 turned = swapped.transpose(-2, -1)  # (1, 8, 25, 64), but normalised over the queries
 sums = turned.sum(dim=-1)  # (1, 8, 25)
-print("right form:  a query's weights add up to", round(weights.sum(dim=-1).mean().item(), 2), "for every query")
+print("right form:  a query's weights add up to",
+      round(weights.sum(dim=-1).mean().item(), 2), "for every query")
 print(f"turned form: they add up to something between {sums.min():.1f} and {sums.max():.1f}")
 print("and each place's weights add up to 1:", torch.allclose(turned.sum(dim=-2), torch.ones(1, 8, 64)))
 
@@ -297,11 +306,12 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
     for number, layer in enumerate(model.decoder.layers):
         content = decoder_layer(layer, content, addresses[None], memory, grid.position)  # (1, 25, 128)
         theirs = trace["decoder"].content[number]  # (1, 25, 128)
-        print(f"layer {number + 1}: equal to the package's DecoderLayer:", torch.allclose(content, theirs, atol=1e-4))
+        print(f"layer {number + 1}: equal to the package's DecoderLayer:",
+              torch.allclose(content, theirs, atol=1e-4))
 
 # %% [markdown]
 # At the end, two **heads** read the content of each query: one names a class, one gives a box. They are the same two heads
-# after every layer, so each layer can answer (notebook 09 cuts the decoder short).
+# after every layer, so each layer can answer (section 9 cuts the decoder short).
 #
 # ## 7. Five seams
 #
@@ -339,7 +349,8 @@ print("equal to the detector's answer:", torch.allclose(boxes, output.boxes[-1],
 # query over 200 scenes.
 
 # %%
-predict("06.prior", "One query, 200 scenes. Where do its boxes lie?", "all over the image: wherever things are",
+predict("06.prior", "One query, 200 scenes. Where do its boxes lie?",
+        "all over the image: wherever things are",
         "mostly in one region of its own", "always at the same place")
 
 # %%
@@ -362,10 +373,12 @@ for number, axes in enumerate(places):
     axes.spines[:].set_visible(number < 25)
     if number < 25:
         order = sides[:, number].argsort()
-        axes.scatter(*centres[order, number].T, c=sides[order, number], s=5, cmap=plots.AMOUNT, vmin=0.15, vmax=0.45)
+        axes.scatter(*centres[order, number].T, c=sides[order, number],
+                     s=5, cmap=plots.AMOUNT, vmin=0.15, vmax=0.45)
         axes.set_title(f"{number}", fontsize=7, pad=2)
-show(figure, alt="25 small squares, one per query, each with 200 dots at the centres of its boxes. In each square the dots "
-                 "form one tight cloud. The clouds lie in different regions, and some overlap. Some are paler, with smaller boxes.")
+show(figure, alt="25 small squares, one per query, each with 200 dots at the centres of its boxes. In each "
+                 "square the dots form one tight cloud. The clouds lie in different regions, and some "
+                 "overlap. Some are paler, with smaller boxes.")
 
 # %% [markdown]
 # Each dot is a box's centre in one scene, and darker dots are larger boxes. It is the toy version of the paper's figure 7.
@@ -392,12 +405,14 @@ from detr_mini.evaluation import predict as run_on
 def measured(detector):
     """Duplicates per found thing, where 70% are found; AP50 as it is, and with suppression."""
     found = run_on(detector, held_out, recipe.data, batch_size=50)
-    return repeats(held_out, found), *(average_precision(held_out, some).ap50 for some in (found, suppress(found)))
+    return repeats(held_out, found), *(average_precision(held_out, some).ap50
+                                       for some in (found, suppress(found)))
 
 def row(name, figures):
     """One line of the table."""
     again, plain, after = figures
-    print(f"{name:34} duplicates {again:.2f}   AP50 {plain:.2f}, with NMS {after:.2f}: gains {after - plain:.2f}")
+    print(f"{name:34} duplicates {again:.2f}   AP50 {plain:.2f}, with NMS {after:.2f}: gains "
+          f"{after - plain:.2f}")
 
 # %%
 def cut(detector, layers):
@@ -436,7 +451,8 @@ class Average(torch.nn.Module):
         self.attention = attention
 
     def forward(self, content, *others):
-        return self.attention.output(self.attention.value(content)).mean(dim=1, keepdim=True).expand_as(content)
+        said = self.attention.output(self.attention.value(content))  # (B, Q, d)
+        return said.mean(dim=1, keepdim=True).expand_as(content)
 
 # %%
 averaged = copy.deepcopy(model)
@@ -475,8 +491,10 @@ print("worse, before suppression and after it: ", plain_without < plain_with and
 import json
 
 runs = {}
-for name, pattern in (("with meetings", "scenes/detr-seed*.jsonl"), ("without meetings", "self_attention/*.jsonl")):
-    runs[name] = [list(map(json.loads, file.read_text().splitlines())) for file in sorted((DATA / "runs").glob(pattern))]
+for name, pattern in (("with meetings", "scenes/detr-seed*.jsonl"),
+                      ("without meetings", "self_attention/*.jsonl")):
+    runs[name] = [list(map(json.loads, file.read_text().splitlines()))
+                  for file in sorted((DATA / "runs").glob(pattern))]
 
 origin, *lines = runs["without meetings"][0]  # where it comes from, then one line per evaluation
 print("recorded with:", origin["command"])
@@ -488,12 +506,13 @@ figure, axes = plots.canvas(width=5.6, height=3.2)
 for (name, recorded), colour in zip(runs.items(), (plots.BLUE, plots.VERMILLION)):
     for number, (_, *lines) in enumerate(recorded):
         label = f"{name}, {len(recorded)} seed{'s' * (len(recorded) > 1)}" if number == 0 else None
-        axes.plot([line["step"] for line in lines], [line["ap50"] for line in lines], color=colour, linewidth=1.4, label=label)
+        axes.plot([line["step"] for line in lines], [line["ap50"] for line in lines],
+                  color=colour, linewidth=1.4, label=label)
 axes.set(xlabel="training step", ylabel="AP50 on 400 held-out scenes", ylim=(0, 1))
 axes.legend(loc="upper left")
 axes.grid(axis="y")
-show(figure, alt="AP50 against training steps. The detectors with meetings lie close together and end near 0.8. Those "
-                 "without begin alike, fall behind after a thousand steps, and end clearly below.")
+show(figure, alt="AP50 against training steps. The detectors with meetings lie close together and end near "
+                 "0.8. The one without begins alike, falls behind after 1,000 steps, ends clearly below.")
 
 # %% [markdown]
 # Now it is a fair comparison, and it says less and more than expected.
@@ -544,7 +563,7 @@ def first_meeting(value_weight, value_bias, output_weight, output_bias):
 # %% tags=["solution"]
 def first_meeting(value_weight, value_bias, output_weight, output_bias):
     """Weights (d, d), biases (d,) -> what every query receives, (d,)."""
-    return output_weight @ value_bias + output_bias  # all values are value_bias, and so is every average of them
+    return output_weight @ value_bias + output_bias  # all values are value_bias, and so is their average
 
 # %%
 check("06.first", first_meeting)
@@ -644,11 +663,12 @@ check("06.rooms", rooms)
 quiz("06")
 
 # %% [markdown]
-# **Next:** 07, *bipartite matching*: who decides in training which query should have taken the thing.
+# **Next:** [07, bipartite matching](07_bipartite_matching.ipynb): who decides in training which query should have taken the thing.
 #
 # **References**
 #
 # - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020. Section 3.2 for the decoder, figure 4 for the
 #   effect of suppression by layer, figure 7 for the boxes of each query.
 # - F. Locatello et al., *Object-Centric Learning with Slot Attention*, 2020: a softmax over the queries, on purpose.
-# - Q. Chen et al., *Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment*, 2022.
+# - Q. Chen et al., *Group DETR: Fast DETR Training with Group-Wise One-to-Many Assignment*, 2022: the separate
+#   rooms of `06.rooms`.
