@@ -60,7 +60,8 @@ print("every prediction with its nearest object:", distance.min(dim=1).values.su
 # the prediction nearest to it.
 
 # %%
-clever = torch.tensor([[0.45, 0.40, 0.25, 0.20], [0.90, 0.10, 0.10, 0.10], [0.10, 0.90, 0.10, 0.10]])  # (3, 4)
+clever = torch.tensor([[0.45, 0.40, 0.25, 0.20],
+                       [0.90, 0.10, 0.10, 0.10], [0.10, 0.90, 0.10, 0.10]])  # (3, 4)
 distance = torch.cdist(clever, wanted, p=1)  # (3, 2)
 
 print(distance)
@@ -91,9 +92,11 @@ chances = torch.tensor([[0.20, 0.70, 0.10],  # A says fish
 
 # %%
 figure = matching_plots.ties(matching_plots.GROUND, boxes, wanted, [(0, 0), (1, 0), (2, 1)], names=names)
-show(figure, alt="Two dashed objects on grey ground: the cup, upper left, and the fish, lower right. Predictions A and B "
-                 "lie on the cup, B a little to its right. C lies on the fish, a little to the left.")
-predict("07.owner", "A has the perfect box and says fish. B is a little off and says cup. Who will own the cup?",
+show(figure, alt="Two dashed objects on grey ground: the cup, upper left, and the fish, lower right. "
+                 "Predictions A and B lie on the cup, B a little to its right. C lies on the fish, a little "
+                 "to the left.")
+predict("07.owner",
+        "A has the perfect box and says fish. B is a little off and says cup. Who will own the cup?",
         "A", "B", "both")
 
 # %% [markdown]
@@ -117,8 +120,9 @@ giou_cost = -giou(corners[:, None], truth[None])  # (3, 2)
 figure, panels = plots.canvas(3, height=2.1)
 for axes, title, part in zip(panels, ("− probability", "L1", "− GIoU"), (class_cost, l1_cost, giou_cost)):
     plots.matrix(part, names, things, title=title, signed=True, top=1.0, axes=axes)
-show(figure, alt="Costs of A, B, C with cup and fish. Minus probability: A -0.20, -0.70; B -0.90, -0.05; C -0.10, -0.50. "
-                 "L1: A 0.00, 0.90; B 0.05, 0.85; C 0.80, 0.10. Minus GIoU: A -1.00, 0.66; B -0.60, 0.63; C 0.60, -0.60.")
+show(figure, alt="Costs of A, B, C with cup and fish. Minus probability: A -0.20, -0.70; B -0.90, -0.05; C "
+                 "-0.10, -0.50. L1: A 0.00, 0.90; B 0.05, 0.85; C 0.80, 0.10. Minus GIoU: A -1.00, 0.66; B "
+                 "-0.60, 0.63; C 0.60, -0.60.")
 
 # %% [markdown]
 # The sum, with DETR's weights: class 1, L1 5, GIoU 2.
@@ -127,7 +131,8 @@ show(figure, alt="Costs of A, B, C with cup and fish. Minus probability: A -0.20
 cost = 1 * class_cost + 5 * l1_cost + 2 * giou_cost  # (3, 2)
 
 for row, name in enumerate(names):
-    parts = [f"{class_cost[row, k]:5.2f} + 5 x {l1_cost[row, k]:.2f} + 2 x {giou_cost[row, k]:5.2f} = {cost[row, k]:5.2f}"
+    parts = [f"{class_cost[row, k]:5.2f} + 5 x {l1_cost[row, k]:.2f} + 2 x {giou_cost[row, k]:5.2f} = "
+             f"{cost[row, k]:5.2f}"
              for k in range(2)]
     print(f"{name} and cup: {parts[0]}     {name} and fish: {parts[1]}")
 
@@ -148,7 +153,8 @@ for chosen in permutations(range(3), 2):  # which prediction the cup takes, whic
 
 best = min(totals, key=totals.get)
 print("cheapest:", [f"{names[query]} owns the {things[thing]}" for thing, query in enumerate(best)])
-reveal("07.owner", "ab"[best[0]], "B's better word is worth 0.70. A's better box is worth 5 x 0.05 + 2 x 0.4 = 1.05.")
+reveal("07.owner",
+       "ab"[best[0]], "B's better word is worth 0.70. A's better box is worth 5 x 0.05 + 2 x 0.4 = 1.05.")
 
 # %% [markdown]
 # So A answers for the cup, although it says *fish*: in training it will be told to say *cup*. C answers for the fish. B
@@ -159,7 +165,8 @@ reveal("07.owner", "ab"[best[0]], "B's better word is worth 0.70. A's better box
 # %%
 heavier = 2 * class_cost + 5 * l1_cost + 2 * giou_cost  # (3, 2)
 print("the cup's cost with A and with B, class counted once: ", [round(x, 2) for x in cost[:2, 0].tolist()])
-print("the cup's cost with A and with B, class counted twice:", [round(x, 2) for x in heavier[:2, 0].tolist()])
+print("the cup's cost with A and with B, class counted twice:",
+      [round(x, 2) for x in heavier[:2, 0].tolist()])
 
 # %% [markdown]
 # Why −p, and not −log p, which the loss uses? Look at what a very unlikely class would cost:
@@ -176,7 +183,8 @@ for p in [0.9, 0.5, 0.1, 0.001]:
 # Now a real case: DETR has 100 queries, and an image of COCO has about seven objects.
 
 # %%
-predict("07.count", "Try all matchings of 7 objects with 100 queries, a million per second. How long does it take?",
+predict("07.count",
+        "Try all matchings of 7 objects with 100 queries, a million per second. How long does it take?",
         "about a minute", "about a day", "more than two years")
 
 # %%
@@ -222,9 +230,9 @@ for name, pairs in (("greedy", by_greedy), ("the other way", by_trying)):
 figure, panels = plots.canvas(2, height=1.9)
 for axes, name, pairs in zip(panels, ("greedy", "the other way"), (by_greedy, by_trying)):
     matching_plots.ties(matching_plots.GROUND[:, :56], two, pair, pairs, names="AB", axes=axes, title=name)
-show(figure, alt="Two pictures of the same two things and two predictions. Greedy: A goes to the left thing, and B, at the "
-                 "far left, is tied right across it to the right thing; 0.57. The other way: A to the right thing, B to "
-                 "the left one; 0.33.")
+show(figure, alt="Two pictures of the same two things and two predictions. Greedy: A goes to the left thing, "
+                 "and B, at the far left, is tied right across it to the right thing; 0.57. The other way: A "
+                 "to the right thing, B to the left one; 0.33.")
 
 # %% [markdown]
 # Greedy gives the left thing to A, because 0.12 is the smallest number. Then B, far left, must take what remains. **One
@@ -240,7 +248,7 @@ show(figure, alt="Two pictures of the same two things and two predictions. Greed
 # %%
 def add(cost, owner, new):
     """Give object `new` a query by the cheapest chain. owner: query -> its object, changed in place."""
-    price = [cost[query][new] for query in range(len(cost))]  # the cheapest chain that ends at each query, so far
+    price = [cost[query][new] for query in range(len(cost))]  # the cheapest chain to each query, so far
     came_from = [None] * len(cost)
     for _ in range(len(owner)):  # a chain has at most as many moves as there are owners
         for query, thing in owner.items():
@@ -281,11 +289,14 @@ def total(cost, pairs):
 # %%
 draw, worse, more = torch.Generator().manual_seed(0), 0, 0.0
 for _ in range(300):
-    queries, objects = torch.randint(4, 7, (1,), generator=draw).item(), torch.randint(2, 5, (1,), generator=draw).item()
+    queries = torch.randint(4, 7, (1,), generator=draw).item()
+    objects = torch.randint(2, 5, (1,), generator=draw).item()
     random = torch.rand(queries, objects, generator=draw, dtype=torch.float64)  # (Q, M)
-    least = min(total(random, [(q, t) for t, q in enumerate(chosen)]) for chosen in permutations(range(queries), objects))
+    least = min(total(random, [(q, t) for t, q in enumerate(chosen)])
+                for chosen in permutations(range(queries), objects))
     scipy_pairs = list(zip(*linear_sum_assignment(random)))
-    assert abs(total(random, scipy_pairs) - least) < 1e-9 and abs(total(random, by_chains(random)) - least) < 1e-9
+    for pairs in (scipy_pairs, by_chains(random)):
+        assert abs(total(random, pairs) - least) < 1e-9
     extra = total(random, greedy(random)) - least
     worse, more = worse + (extra > 1e-9), max(more, extra)
 print("chains and SciPy found the smallest total in all 300 cases")
@@ -301,7 +312,8 @@ large = torch.rand(100, 7, generator=draw, dtype=torch.float64)
 start = time.perf_counter()
 query, thing = linear_sum_assignment(large)
 print("100 queries, 7 objects: solved in less than a tenth of a second:", time.perf_counter() - start < 0.1)
-print("each object has a query of its own:", sorted(thing.tolist()) == list(range(7)) and len(set(query)) == 7)
+print("each object has a query of its own:",
+      sorted(thing.tolist()) == list(range(7)) and len(set(query)) == 7)
 
 # %% [markdown]
 # ## 7. Ties
@@ -336,14 +348,16 @@ batch = collate([prepare(*held_out[i]) for i in range(64)])
 objects = sum(len(target["labels"]) for target in batch.targets)
 
 torch.manual_seed(0)
-models = {"fresh": dm.build("detr").eval(), "trained": dm.load_weights(DATA / "weights/detr.safetensors").eval()}
+models = {"fresh": dm.build("detr").eval(),
+          "trained": dm.load_weights(DATA / "weights/detr.safetensors").eval()}
 with torch.no_grad():
     output = {name: model(batch.images, batch.mask) for name, model in models.items()}
-print("boxes", tuple(output["trained"].boxes.shape), "= layers, images, queries, 4;  objects in all:", objects)
+print("boxes", tuple(output["trained"].boxes.shape),
+      "= layers, images, queries, 4;  objects in all:", objects)
 
 # %%
-predict("07.ties", "We jitter all predicted boxes by about a quarter of a pixel. How many objects of a fresh DETR get "
-                   "another query?", "hardly any", "about a tenth", "more than half")
+predict("07.ties", "We jitter all predicted boxes by about a quarter of a pixel. How many objects of a fresh "
+                   "DETR get another query?", "hardly any", "about a tenth", "more than half")
 
 # %%
 matcher = dm.HungarianMatcher(recipe.loss, head="focal")
@@ -354,14 +368,15 @@ for name, (logits, said, _) in output.items():
     before, after = matcher(logits, said, batch.targets), matcher(logits, said + jitter, batch.targets)
     kept = sum(len({*before.pairs(2, i)} & {*after.pairs(2, i)}) for i in range(64))
     share[name] = 1 - kept / objects
-    print(f"{name:8} another owner for more than half: {share[name] > 0.5};  for less than a tenth: {share[name] < 0.1}")
+    print(f"{name:8} another owner for more than half: {share[name] > 0.5};  for less than a tenth: "
+          f"{share[name] < 0.1}")
 reveal("07.ties", "c" if share["fresh"] > 0.5 else "b" if share["fresh"] > 0.05 else "a",
        "All 25 queries say nearly the same box, so a hair decides.")
 
 # %% [markdown]
-# So at the beginning the matching is a lottery. Should one step of training move the boxes as much,
-# query 3 would be told to be the cup now, and query 17 at the next step. Keep this in mind for notebook 10, which measures it over a whole
-# training.
+# So at the beginning the matching is a lottery. Should one step of training move the boxes as much, query 3 would be
+# told to be the cup now, and query 17 at the next step. Keep this in mind for notebook 10, which measures it over a
+# whole training.
 #
 # ## 8. Too few, too many, none
 #
@@ -406,8 +421,10 @@ except ValueError as error:
 from detr_mini.recipes import LossRecipe
 
 package = dm.HungarianMatcher(LossRecipe(), head="softmax")  # 1, 5, 2
-theirs = package.costs(chances.log()[None, None], boxes[None, None], labels[None], wanted[None])[0, 0]  # (3, 2)
-pairs = package(chances.log()[None, None], boxes[None, None], [{"labels": labels, "boxes": wanted}]).pairs(0, 0)
+theirs = package.costs(chances.log()[None, None], boxes[None, None],
+                       labels[None], wanted[None])[0, 0]  # (3, 2)
+pairs = package(chances.log()[None, None], boxes[None, None],
+                [{"labels": labels, "boxes": wanted}]).pairs(0, 0)
 
 print("costs agree:   ", torch.allclose(theirs, cost, atol=1e-6))
 print("matching agrees:", pairs == sorted((query, thing) for thing, query in enumerate(best)))
@@ -421,7 +438,7 @@ print("matching agrees:", pairs == sorted((query, thing) for thing, query in enu
 from detr_mini.matching import focal_cost
 
 def price(logits, boxes, labels, wanted):
-    """The cost of every pair of one image: logits (Q, C), boxes (Q, 4), labels (M,), wanted (M, 4) -> (Q, M)."""
+    """Every pair's cost in one image: logits (Q, C), boxes (Q, 4), labels (M,), wanted (M, 4) -> (Q, M)."""
     cls = focal_cost(logits, alpha=0.25, gamma=2.0)[:, labels]  # (Q, M)
     l1 = (boxes[:, None] - wanted[None]).abs().sum(dim=-1)  # (Q, M)
     far = -giou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(wanted)[None])  # (Q, M)
@@ -430,8 +447,10 @@ def price(logits, boxes, labels, wanted):
 agree = 0
 for layer in range(3):
     for image, target in enumerate(batch.targets):
-        mine = price(*(part[layer, image] for part in output["trained"][:2]), target["labels"], target["boxes"])
-        agree += [(q, t) for q, t in zip(*(x.tolist() for x in linear_sum_assignment(mine)))] == matches.pairs(layer, image)
+        mine = price(*(part[layer, image] for part in output["trained"][:2]),
+                     target["labels"], target["boxes"])
+        pairs = list(zip(*(x.tolist() for x in linear_sum_assignment(mine))))
+        agree += pairs == matches.pairs(layer, image)
 print(f"by hand and package agree in {agree} of {3 * 64} matchings")
 
 # %% [markdown]
@@ -443,22 +462,20 @@ print(f"by hand and package agree in {agree} of {3 * 64} matchings")
 image = 7
 figure, panels = plots.canvas(3, height=2.9)
 for layer, axes in enumerate(panels):
-    matching_plots.ties(held_out[image][0], output["trained"].boxes[layer, image], batch.targets[image]["boxes"],
+    matching_plots.ties(held_out[image][0], output["trained"].boxes[layer, image],
+                        batch.targets[image]["boxes"],
                         matches.pairs(layer, image), title=f"layer {layer + 1}", axes=axes)
-show(figure, alt="The same scene three times, with a cup, a tree, a cat and a fish, each tied to the query that owns it. "
-                 "In layer 1: queries 3, 13, 21 and 4. Layer 2: the cat goes to 20. Layer 3: the tree goes to 12. "
-                 "All other predictions are grey.")
+show(figure, alt="The same scene three times, with a cup, a tree, a cat and a fish, each tied to the query "
+                 "that owns it. In layer 1: queries 3, 13, 21 and 4. Layer 2: the cat goes to 20. Layer 3: "
+                 "the tree goes to 12. All other predictions are grey.")
 for layer in range(3):
-    print(f"layer {layer + 1}:", {CLASSES[batch.targets[image]["labels"][t]]: q for q, t in matches.pairs(layer, image)})
+    print(f"layer {layer + 1}:",
+          {CLASSES[batch.targets[image]["labels"][t]]: q for q, t in matches.pairs(layer, image)})
 
 # %% [markdown]
 # Each layer is matched on its own, so owners may change on the way. Grey boxes are queries without an object. Some of
-# them lie on things just as well as the owners do! How often do owners change? And now the question that this notebook
-# has been heading for.
-
-# %%
-predict("07.greedy", "64 scenes, the trained DETR. In how many of them does greedy choose other pairs than Hungarian?",
-        "in more than half", "in about a tenth", "in hardly any")
+# them lie on things just as well as the owners do! How often do owners change? After that comes the question that this
+# notebook has been heading for.
 
 # %%
 for layer in (0, 1):
@@ -474,8 +491,14 @@ def differs(model, scenes):
     return sum(sorted(greedy(c)) != list(zip(*(x.tolist() for x in linear_sum_assignment(c)))) for c in costs)
 
 # %%
+predict("07.greedy",
+        "64 scenes, the trained DETR. In how many of them does greedy choose other pairs than Hungarian?",
+        "in more than half", "in about a tenth", "in hardly any")
+
+# %%
 count = {}
-for name, preset, model in (("trained", "few", "trained"), ("fresh", "few", "fresh"), ("trained", "many", "trained")):
+for name, preset, model in (("trained", "few", "trained"),
+                            ("fresh", "few", "fresh"), ("trained", "many", "trained")):
     scenes = Scenes(64, seed=1_000_003, preset=preset)
     count[name, preset] = differs(models[model], [scenes[i] for i in range(64)])
     print(f"{name:8} DETR, {preset:4} things: greedy differs in {count[name, preset]} of 64 scenes")
@@ -502,21 +525,25 @@ from dataclasses import replace
 from detr_mini.boxes import iou
 
 def owners(**weights):
-    """Image, query and object of all pairs of the last layer, with some weights of the cost changed: three (pairs,)."""
-    found = dm.HungarianMatcher(replace(recipe.loss, **weights), "focal")(*output["trained"][:2], batch.targets)
+    """Image, query, object of the last layer's pairs, some weights of the cost changed: three (pairs,)."""
+    changed = dm.HungarianMatcher(replace(recipe.loss, **weights), "focal")
+    found = changed(*output["trained"][:2], batch.targets)
     last = found.layer == 2
     return found.image[last], found.query[last], found.target[last]
 
 # %%
-logits, said, _ = (part[2] if part is not None else None for part in output["trained"])  # (64, 25, 10), (64, 25, 4)
+logits, said = output["trained"].logits[2], output["trained"].boxes[2]  # (64, 25, 10), (64, 25, 4)
 usual, changed = {*zip(*map(torch.Tensor.tolist, owners()))}, {}
 for name, weights in {"all terms": {}, "no class": {"class_cost": 0.0}, "no L1": {"l1_cost": 0.0},
-                      "no GIoU": {"giou_cost": 0.0}, "class alone": {"l1_cost": 0.0, "giou_cost": 0.0}}.items():
+                      "no GIoU": {"giou_cost": 0.0},
+                      "class alone": {"l1_cost": 0.0, "giou_cost": 0.0}}.items():
     i, q, t = owners(**weights)
-    label, box = (torch.stack([batch.targets[a][key][b] for a, b in zip(i, t)]) for key in ("labels", "boxes"))
+    label, box = (torch.stack([batch.targets[a][key][b] for a, b in zip(i, t)])
+                  for key in ("labels", "boxes"))
     chance, fit = logits[i, q, label].sigmoid(), iou(cxcywh_to_xyxy(said[i, q]), cxcywh_to_xyxy(box))
     changed[name] = len(usual - {*zip(*map(torch.Tensor.tolist, (i, q, t)))}) / objects
-    print(f"{name:12} other owners {changed[name]:4.0%}   mean probability {chance.mean():.2f}   mean IoU {fit.mean():.2f}")
+    print(f"{name:12} other owners {changed[name]:4.0%}   mean probability {chance.mean():.2f}   mean IoU "
+          f"{fit.mean():.2f}")
 most = max(["no class", "no L1", "no GIoU"], key=changed.get)
 reveal("07.terms", {"no class": "a", "no L1": "b", "no GIoU": "c"}[most],
        "L1 and GIoU can stand in for each other; nothing stands in for the class.")
@@ -538,16 +565,18 @@ reveal("07.terms", {"no class": "a", "no L1": "b", "no GIoU": "c"}[most],
 from detr_mini.boxes import pairwise_iou
 
 image = 6
-overlap = [pairwise_iou(cxcywh_to_xyxy(said[i]), cxcywh_to_xyxy(t["boxes"])) for i, t in enumerate(batch.targets)]
-many = [(fits >= 0.5).nonzero().tolist() for fits in overlap]  # pairs (query, object) with IoU of one half or more
+overlap = [pairwise_iou(cxcywh_to_xyxy(said[i]), cxcywh_to_xyxy(t["boxes"]))
+           for i, t in enumerate(batch.targets)]
+many = [(fits >= 0.5).nonzero().tolist() for fits in overlap]  # pairs (query, object), IoU of 1/2 or more
 
 figure, panels = plots.canvas(2, height=3.6)
-for axes, pairs, title in zip(panels, (many[image], matches.pairs(2, image)), ("IoU of one half or more", "Hungarian")):
+for axes, pairs, title in zip(panels, (many[image], matches.pairs(2, image)),
+                              ("IoU of one half or more", "Hungarian")):
     matching_plots.ties(held_out[image][0], said[image], batch.targets[image]["boxes"], pairs,
                         title=f"{title}: {len(pairs)} pairs", axes=axes)
 taught, alone = sum(len(pairs) for pairs in many), sum(int((fits < 0.5).all(dim=0).sum()) for fits in overlap)
-show(figure, alt="The same scene twice, with two umbrellas and two mushrooms. Left, by overlap: fourteen predictions are "
-                 "tied to the four things, six of them to one mushroom. Right, Hungarian: one prediction for each thing.")
+show(figure, alt="The same scene twice, two umbrellas, two mushrooms. Left, by overlap: fourteen predictions "
+                 "are tied to them, six to one mushroom. Right, Hungarian: one prediction for each thing.")
 print(f"64 scenes, {objects} objects. By overlap: {taught} pairs, and {alone} objects have none.")
 print(f"One to one:  {objects} pairs, and 0 objects have none.")
 
@@ -708,7 +737,7 @@ check("07.margin", margins)
 quiz("07")
 
 # %% [markdown]
-# **Next:** 08, *the set loss*: everybody has a partner now, or none. What is everybody punished for?
+# **Next:** [08, the set loss](08_set_loss.ipynb): everybody has a partner now, or none. What is everybody punished for?
 #
 # **References**
 #
