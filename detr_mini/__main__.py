@@ -112,6 +112,9 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--to", type=Path, default=Path("runs/race"), help="folder for the curves (%(default)s)")
     command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
     command.add_argument("--own", action="store_true", help="each paper's own recipe instead of one for all")
+    command.add_argument(
+        "--change", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the model, e.g. refine=false"
+    )
     command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
     command.set_defaults(run=run_race)
 
@@ -201,7 +204,8 @@ def run_race(options: argparse.Namespace) -> None:
     if options.table:
         return print(race_table(options.table))
     every = positive(options.every, "--every")
-    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own)
+    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own,
+                 fields_of(options.change))
     for path in files:
         last = json.loads(path.read_text().splitlines()[-1])
         said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"
@@ -209,6 +213,18 @@ def run_race(options: argparse.Namespace) -> None:
 
 
 # -- from options to objects ------------------------------------------------------------------------------------
+
+
+def fields_of(changes: list[str]) -> dict[str, object]:
+    """["refine=false", "points=8"] -> {"refine": False, "points": 8}; ValueError for one that is not of this form."""
+    fields = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"--change {change}: write FIELD=VALUE, as in refine=false or points=8") from error
+    return fields
 
 
 def positive(value: int, option: str) -> int:

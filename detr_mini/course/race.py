@@ -28,7 +28,7 @@ from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
 from detr_mini.files import atomic
-from detr_mini.recipes import Recipe
+from detr_mini.recipes import Recipe, resized
 from detr_mini.training import describe, fit
 
 BATCH = 16  # images in a step of the race
@@ -38,15 +38,16 @@ HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 
 def race(
     detectors: list[str], seeds: list[int], steps: int | None, folder: Path, every: int = 250,
-    weights: Path | None = None, own: bool = False,
+    weights: Path | None = None, own: bool = False, change: dict[str, object] | None = None,
 ) -> list[Path]:
     """Run every detector with every seed; returns the files, old and new.
 
     steps: training steps of 16 images, None for each recipe's own. every: such steps between evaluations on 400
     held-out scenes. weights: a folder for the final weights of each detector's first seed, in half precision (in 8
-    bits when large). own: each paper's own recipe. Raises ValueError for an unknown detector, before training.
+    bits when large). own: each paper's own recipe. change: fields of the model that get another value.
+    Raises ValueError for an unknown detector, or a field that it does not have, before training.
     """
-    recipes = {name: recipe_of(name, steps, own) for name in detectors}
+    recipes = {name: changed(recipe_of(name, steps, own), change or {}) for name in detectors}
     files = []
     for name in detectors:
         for seed in seeds:
@@ -64,6 +65,14 @@ def recipe_of(name: str, steps: int | None, own: bool) -> Recipe:
     if own:
         return own_recipe(name, steps * BATCH) if steps else own_recipe(name)
     return scenes_recipe(name, steps)
+
+
+def changed(recipe: Recipe, fields: dict[str, object]) -> Recipe:
+    """A recipe whose model has other values in some fields; ValueError, with the choices, for one it does not have."""
+    has = vars(recipe.model)
+    if unknown := sorted(set(fields) - set(has)):
+        raise ValueError(f"this model has no {unknown[0]!r} to change: choose among {', '.join(has)}")
+    return resized(recipe, **fields)
 
 
 def scenes_recipe(name: str, steps: int | None) -> Recipe:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from detr_mini import zoo
-from detr_mini.__main__ import main
+from detr_mini.__main__ import fields_of, main
 from detr_mini.checkpoints import load_weights, read_facts
 from detr_mini.course import race as races
 from detr_mini.course import race_table as races_table
@@ -97,3 +97,14 @@ def test_own_recipes_are_evaluated_after_as_many_images(monkeypatch, tmp_path):
     assert due == {"detr": (300, 150), "deformable": (150, 75), "anchor": (600, 300)}
     with pytest.raises(ValueError, match="budget of 3 images is less than one batch"):
         own_recipe("detr", 3)
+
+
+def test_a_field_of_the_model_can_be_changed(monkeypatch, tmp_path, capsys):
+    seen = []
+    monkeypatch.setattr(races, "run", lambda name, recipe, *others: seen.append(recipe.model))
+    races.race(["deformable"], [0], 1, tmp_path, change=fields_of(["refine=false", "points=8"]))
+    assert seen[0].refine is False and seen[0].points == 8
+    assert main(["race", "--to", str(tmp_path), "--change", "refine=false"]) == 1
+    assert "no 'refine' to change: choose among backbone" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--change refine: write FIELD=VALUE"):
+        fields_of(["refine"])
