@@ -1,7 +1,8 @@
 """Backbones: from pixels to feature maps.
 
 `ResNet50` is the one of the papers, with its BatchNorm frozen. `SmallBackbone` is a ResNet of 0.3 million
-weights for generated scenes; its pre-trained weights ship with the project.
+weights for generated scenes; its pre-trained weights ship with the project. A third one, for real pictures on a CPU, is
+in efficientnet.py.
 """
 
 from pathlib import Path
@@ -34,7 +35,7 @@ def conv_norm(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     if not isinstance(norm, FrozenBatchNorm2d):
         return norm(convolution(x))
     weight, bias = fold(convolution, norm)
-    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation)
+    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation, convolution.groups)
 
 
 def bottleneck(block: Bottleneck, x: Tensor) -> Tensor:

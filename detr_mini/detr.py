@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from detr_mini.backbone import ResNet50, SmallBackbone, padding_at
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.decoder import Decoder, DetectorOutput
+from detr_mini.efficientnet import EfficientNetLite0
 from detr_mini.encoder import Encoder
 from detr_mini.positions import Grid, SineGrid
 from detr_mini.recipes import ModelRecipe
@@ -38,9 +39,13 @@ class Detr(Traced):
         """The network that turns images into feature maps; ValueError for a name it does not know."""
         if recipe.backbone == "resnet50":
             return ResNet50(self.stages, recipe.dilation)
+        if recipe.dilation:
+            raise ValueError(f"dilation is for resnet50: leave it out with backbone {recipe.backbone!r}")
+        if recipe.backbone == "efficientnet_lite0":
+            return EfficientNetLite0(self.stages)
         if recipe.backbone == "small":
             return SmallBackbone(self.stages)
-        raise ValueError(f"backbone {recipe.backbone!r} is unknown: choose resnet50 or small")
+        raise ValueError(f"backbone {recipe.backbone!r} is unknown: choose resnet50, efficientnet_lite0 or small")
 
     def make_projections(self, recipe: ModelRecipe) -> nn.ModuleList:
         """One layer per feature map that brings its channels to d_model."""

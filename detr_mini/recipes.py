@@ -14,7 +14,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ModelRecipe:
     """The shape of a detector. The defaults are DETR-R50's (Carion et al. 2020).
 
-    backbone: "resnet50" or "small" (see backbone.py). dilation: no stride in the last stage (DC5).
+    backbone: "resnet50", "small" (backbone.py) or "efficientnet_lite0". dilation: no stride in the last stage (DC5).
     classes: size of the class head without the no-object logit. head: "softmax" adds one no-object logit
     (last), "focal" has one sigmoid per class and no background. queries: most objects it can find.
     """
