@@ -91,7 +91,7 @@ def test_the_final_norm_and_heads_are_shared_by_all_layers(model):
 def test_shapes_that_do_not_fit_are_refused(model):
     with pytest.raises(ValueError, match=r"expected \(B, 3, H, W\) and \(B, H, W\)"):
         model(torch.randn(2, 3, 64, 64), torch.zeros(2, 32, 64, dtype=torch.bool))
-    with pytest.raises(ValueError, match="backbone 'vgg' is unknown: choose resnet50 or small"):
+    with pytest.raises(ValueError, match="backbone 'vgg' is unknown: choose resnet50, efficientnet_lite0 or small"):
         Detr(ModelRecipe(backbone="vgg"))
     with pytest.raises(ValueError, match="no detector 'yolo': choose one of detr"):
         zoo.build("yolo")
