@@ -4,7 +4,9 @@ A layer is self-attention, then a small network applied to each token alone. Wha
 memory: tokens that know their surroundings, ready to be asked by the decoder.
 """
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detr_mini.attention import MultiHeadAttention, padding_bias
 from detr_mini.dropout import Dropout
@@ -47,8 +49,11 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of layers around one seam, `encoder_attend`.
 
-    Forward: tokens (B, HW, d), grid -> memory (B, HW, d). No norm after the last layer, as in DETR.
+    Forward: tokens (B, HW, d), grid -> memory (B, HW, d). No norm after the last layer, as in DETR. recompute: in
+    training, keep nothing of a layer but its input, and compute the rest again in the backward pass.
     """
+
+    recompute = False
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -68,8 +73,15 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         memory = tokens
         for layer in self.layers:
-            memory = layer(memory, self.encoder_attend(layer, memory, grid))  # (B, HW, d)
+            if self.recompute and torch.is_grad_enabled():
+                memory = checkpoint(self.step, layer, memory, grid, use_reentrant=False)
+            else:
+                memory = self.step(layer, memory, grid)  # (B, HW, d)
         return memory
+
+    def step(self, layer: EncoderLayer, memory: Tensor, grid: Grid) -> Tensor:
+        """One layer: (B, HW, d) -> (B, HW, d)."""
+        return layer(memory, self.encoder_attend(layer, memory, grid))
 
     # -- the seam ---------------------------------------------------------------------------------------
 

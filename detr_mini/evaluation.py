@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
@@ -227,7 +228,8 @@ def predict(
     progress: bool = False,
     workers: int = 0,
 ) -> Predictions:
-    """Run a detector over a data set (or its first `limit` images).
+    """Run a detector over a data set (or its first `limit` images). Several processes share the images, and each gets
+    the predictions of all.
 
     Returns image id -> {scores (K,), labels (K,), boxes (K, 4) xyxy in pixels of the original image}, on the
     CPU. device: default is where the model is. workers: processes that load images.
@@ -237,6 +239,8 @@ def predict(
     device = _device(model) if device is None else torch.device(device)
     if limit is not None:
         dataset = Subset(dataset, range(min(limit, len(dataset))))
+    if several := dist.is_available() and dist.is_initialized():
+        dataset = Subset(dataset, range(dist.get_rank(), len(dataset), dist.get_world_size()))
     items = Transformed(dataset, build_transform(recipe, train=False))
     loader = DataLoader(items, batch_size, collate_fn=collate, num_workers=workers)
     predictions: Predictions = {}
@@ -247,7 +251,17 @@ def predict(
             found = model.postprocess(model(batch.images, batch.mask), sizes)
             for target, result in zip(batch.targets, found, strict=True):
                 predictions[target["image_id"]] = {name: value.cpu() for name, value in result.items()}
-    return predictions
+    return gathered(predictions) if several else predictions
+
+
+def gathered(mine: Predictions) -> Predictions:
+    """The predictions of all processes together; RuntimeError when two of them looked at the same image."""
+    parts: list[Predictions] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, mine)
+    everything = {image: found for part in parts for image, found in part.items()}
+    if len(everything) != sum(map(len, parts)):
+        raise RuntimeError("two processes evaluated the same image: image ids of the data set are not unique")
+    return everything
 
 
 def evaluate(

@@ -9,7 +9,7 @@ same weights, bit by bit on a CPU, as one that was left in peace.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,44 +73,45 @@ def fit(
     workers: int = 0,
     progress: bool = True,
     tensorboard: bool = False,
+    processes: int | None = None,
+    compiled: bool = False,
+    recompute: bool = False,
 ) -> Run:
     """Train a detector by its recipe; returns what happened, step by step.
 
     folder: where log.jsonl, last.pt, best.safetensors and final.safetensors go; a run found there goes on from
-    last.pt. None writes nothing. evaluate: called every `evaluate_every` steps (default: once, at the end).
-    accumulate: micro-batches per step; the recipe's batch stays the global one. precision: "no", "bf16", "fp16".
+    last.pt. None writes nothing. evaluate: called every `evaluate_every` steps (default: once, at the end), by every
+    process. accumulate: micro-batches per step; the recipe's batch stays the global one. precision: "no", "bf16",
+    "fp16". processes: how many have to take part; None accepts any number. compiled: through torch.compile.
+    recompute: the encoder computes its activations a second time instead of keeping them: less memory, more time.
 
-    Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, and
-    when the batch cannot be shared out evenly.
+    Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, when
+    fewer or more processes run than asked for, and when the batch cannot be shared out evenly.
     """
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=accumulate)
+    accelerator = Accelerator(
+        mixed_precision=precision, gradient_accumulation_steps=accumulate,
+        dynamo_backend="inductor" if compiled else None,
+    )
+    check_processes(accelerator.num_processes, processes)
     train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
     criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), weight_decay=train.weight_decay)
     keeper = RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard)
     torch.manual_seed(seed)
     first, run = keeper.resume(model, optimizer)
+    model.encoder.recompute = recompute
     model, optimizer = accelerator.prepare(model.train(), optimizer)
-    bare = accelerator.unwrap_model(model)
+    bare = accelerator.unwrap_model(model, keep_torch_compile=False)
+    step_of = Stepper(accelerator, model, criterion, optimizer, train.clip)
     order = Order(len(dataset), train.batch, seed, first, total_steps, accelerator, accumulate)
     batches = iter(make_loader(dataset, recipe, seed, order, workers))
-    bar = tqdm(range(first, total_steps), initial=first, total=total_steps, disable=not progress, desc="training")
+    bar = tqdm(range(first, total_steps), initial=first, total=total_steps, desc="training",
+               disable=not (progress and accelerator.is_main_process))
     for step in bar:
         started = time.perf_counter()
         set_lr(optimizer, lr_factor(step, total_steps, train))
-        for batch in (next(batches).to(accelerator.device) for _ in range(accumulate)):
-            with accelerator.accumulate(model):
-                output = model(batch.images, batch.mask)
-                losses = criterion(output, batch.targets)
-                loss = criterion.total(losses)
-                stop_if_not_finite(loss, batch, step)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), train.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-        line = {"step": step + 1, "loss": loss.item(), "lr": optimizer.param_groups[0]["lr"], "grad_norm": float(norm)}
-        line |= last_layer(losses) | {"seconds": round(time.perf_counter() - started, 4)}
+        batch, output, line = step_of(step, (next(batches).to(accelerator.device) for _ in range(accumulate)))
+        line |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - started, 4)}
         if evaluate and is_due(step + 1, evaluate_every, total_steps):
             result = evaluate(bare)
             line |= {"ap": result.ap, "ap50": result.ap50}
@@ -119,11 +120,46 @@ def fit(
         keeper.write(line)
         bar.set_postfix(loss=f"{line['loss']:.2f}")
         for callback in callbacks:
-            callback(Step(step + 1, bare, batch, output, criterion.matches, last_layer(losses)))
+            callback(Step(step + 1, bare, batch, output, criterion.matches, losses_in(line)))
         if is_due(step + 1, save_every, total_steps):
             keeper.save(bare, optimizer, run, step + 1)
     keeper.finish(bare, total_steps)
     return run
+
+
+@dataclass
+class Stepper:
+    """One step of gradient descent: forward, match and compare, backward, clip, update; over all micro-batches."""
+
+    accelerator: Accelerator
+    model: torch.nn.Module
+    criterion: SetCriterion
+    optimizer: torch.optim.Optimizer
+    clip: float
+
+    def __call__(self, step: int, batches: Iterable[Batch]) -> tuple[Batch, DetectorOutput, dict[str, float]]:
+        """Returns the last micro-batch, what the detector said of it, and the step's line for the log."""
+        for batch in batches:
+            with self.accelerator.accumulate(self.model):
+                output = self.model(batch.images, batch.mask)
+                losses = self.criterion(output, batch.targets)
+                loss = self.criterion.total(losses)
+                stop_if_not_finite(loss, batch, step)
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        return batch, output, {"step": step + 1, "loss": loss.item(), "grad_norm": float(norm)} | last_layer(losses)
+
+
+def check_processes(running: int, wanted: int | None) -> None:
+    """TrainingError when more or fewer processes run than asked for: some launchers start one and say nothing."""
+    if wanted is not None and running != wanted:
+        raise TrainingError(
+            f"{wanted} processes were asked for, and {running} take part: start them with `torchrun --nproc_per_node "
+            f"{wanted} -m detr_mini train ...` (`accelerate launch` starts a single one on CPUs)"
+        )
 
 
 def count_steps(train: TrainRecipe, images: int) -> int:
@@ -166,6 +202,11 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def last_layer(losses: dict[str, Tensor]) -> dict[str, float]:
     """The losses of the final decoder layer, as numbers."""
     return {name: value.item() for name, value in losses.items() if not name[-1].isdigit()}
+
+
+def losses_in(line: dict[str, float]) -> dict[str, float]:
+    """Of a step's line, the losses of the final decoder layer."""
+    return {name: value for name, value in line.items() if name.startswith(("loss_", "class_", "cardinality_"))}
 
 
 def stop_if_not_finite(loss: Tensor, batch: Batch, step: int) -> None:

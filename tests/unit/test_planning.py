@@ -1,0 +1,88 @@
+"""What a training would take, against what is known."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from detr_mini import zoo
+from detr_mini.planning import (
+    ADAMW,
+    COCO_TRAIN_IMAGES,
+    EPOCH_OF_DETR,
+    GIGA,
+    GPUS,
+    REACHED,
+    forward_work,
+    kept_for_backward,
+    plan,
+    usual_size,
+)
+from detr_mini.recipes import DETR_SCENES, resized
+
+
+def on_meta(name: str, preset: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return zoo.entry(name).detector(zoo.recipe(name, preset).model).train()
+
+
+@pytest.mark.parametrize(("name", "published"), [("detr", 86), ("conditional", 90), ("deformable", 173)])
+def test_work_is_near_the_published_figure(name: str, published: int) -> None:
+    """The papers' GFLOPs count a multiplication with its addition as one, over images of validation size."""
+    counted = forward_work(on_meta(name, "coco"), (800, 1066)) / 2e9
+    assert counted == pytest.approx(published, rel=0.12)
+
+
+def test_basis_is_the_authors_own_epoch() -> None:
+    """28 minutes of eight V100 come out again."""
+    found = plan("detr", zoo.recipe("detr", "coco"), COCO_TRAIN_IMAGES, "v100", 8)
+    assert found.hours * 3600 / 300 == pytest.approx(EPOCH_OF_DETR, rel=0.05)
+    assert 0.1 < REACHED < 0.5
+
+
+def test_steps_share_and_hours() -> None:
+    """Twice the GPUs, half the hours; micro-batches and half precision need less memory."""
+    recipe = zoo.recipe("deformable", "coco")
+    one = plan("deformable", recipe, 1000, "a100", 4)
+    other = plan("deformable", recipe, 1000, "a100", 8, half=True, accumulate=2)
+    assert (one.steps, one.at_once, other.at_once) == (50 * 1000 // 32, 8, 2)
+    faster = 2 * GPUS["a100"].half / GPUS["a100"].float32
+    assert one.hours == pytest.approx(other.hours * faster)
+    assert one.activations // 2 == other.activations
+    assert one.memory == ADAMW * one.parameters + 8 * one.activations
+    said = str(one)
+    assert "DOES NOT FIT" not in said and "nobody has timed this plan" in said and f"{one.hours:.1f} hours" in said
+    assert "DOES NOT FIT" in str(plan("deformable", recipe, 1000, "t4", 1))
+
+
+def test_kept_tensors_are_counted_on_real_ones_alike() -> None:
+    """The meta device says what a real forward pass keeps; more, since it has no fused attention."""
+    torch.manual_seed(0)
+    meta, real = on_meta("detr", "scenes"), zoo.build("detr").train()
+    own, kept = {p.data_ptr() for p in (*real.parameters(), *real.buffers())}, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = (tensor, tensor.untyped_storage().nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = real(torch.zeros(1, 3, 128, 128), torch.zeros(1, 128, 128, dtype=torch.bool))
+    assert len(output.logits) == 3
+    assert 1.0 <= kept_for_backward(meta, (128, 128)) / sum(size for _, size in kept.values()) < 1.2
+
+
+def test_more_queries_more_work() -> None:
+    few, many = (plan("detr", resized(DETR_SCENES, queries=count), 4000, "t4", 1) for count in (25, 250))
+    assert few.work < many.work and few.activations < many.activations and few.memory < GIGA
+    assert usual_size(DETR_SCENES) == (128, 128)
+
+
+def test_what_cannot_be_planned() -> None:
+    recipe = zoo.recipe("detr", "coco")
+    with pytest.raises(ValueError, match="no GPU 'abacus': choose one of t4"):
+        plan("detr", recipe, 10, "abacus")
+    with pytest.raises(ValueError, match="16 cannot be shared by 3 GPUs"):
+        plan("detr", recipe, 10, "a100", 3)
+    with pytest.raises(ValueError, match="neither steps nor epochs"):
+        str(plan("detr", replace(recipe, train=replace(recipe.train, epochs=None)), 10))
