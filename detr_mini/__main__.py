@@ -115,6 +115,14 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--change", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the model, e.g. refine=false"
     )
+    command.add_argument(
+        "--costs", type=Path, metavar="FILE",
+        help="train nothing to the end: write parameters, operations, time per step and memory of every detector",
+    )
+    command.add_argument(
+        "--against", type=Path, metavar="FOLDER",
+        help="train nothing: say whether the runs in --to agree with those in this folder; status 1 when they do not",
+    )
     command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
     command.set_defaults(run=run_race)
 
@@ -196,13 +204,21 @@ def run_detect(options: argparse.Namespace) -> None:
         print(f"{path}: {kept} found -> {written}")
 
 
-def run_race(options: argparse.Namespace) -> None:
-    """Run what is missing and print one line per run; or print the table of the runs in a folder."""
+def run_race(options: argparse.Namespace) -> int | None:
+    """Run what is missing and print one line per run; or one of the things that are done with finished runs."""
     from detr_mini.course.race import race
+    from detr_mini.course.race_check import agreement
+    from detr_mini.course.race_costs import costs
     from detr_mini.course.race_table import race_table
 
     if options.table:
         return print(race_table(options.table))
+    if options.against:
+        words, agree = agreement(options.against, options.to)
+        print(words)
+        return 0 if agree else 1
+    if options.costs:
+        return print(costs(options.detectors, options.costs, options.own))
     every = positive(options.every, "--every")
     files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own,
                  fields_of(options.change))
@@ -318,17 +334,16 @@ def main(arguments: list[str] | None = None) -> int:
     return guarded(options.run, options)
 
 
-def guarded(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def guarded(run: Callable[[argparse.Namespace], int | None], options: argparse.Namespace) -> int:
     """Run, and turn errors that the user can mend into one line."""
     try:
-        run(options)
+        return run(options) or 0
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

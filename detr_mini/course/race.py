@@ -24,6 +24,7 @@ import torch
 from detr_mini import zoo
 from detr_mini.checkpoints import save_weights
 from detr_mini.course.own_recipe import own_recipe
+from detr_mini.course.race_table import BATCH
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
@@ -31,7 +32,6 @@ from detr_mini.files import atomic
 from detr_mini.recipes import Recipe, resized
 from detr_mini.training import describe, fit
 
-BATCH = 16  # images in a step of the race
 LARGE = 2_500_000  # parameters; weights beyond are kept in 8 bits, so that every file stays under 4 MB
 HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 
@@ -122,13 +122,15 @@ def evaluations(history: list[dict], results: list[dict]) -> list[dict]:
 
 def provenance(name: str, recipe: Recipe, seed: int) -> dict:
     """Where a run's figures come from."""
+    return {"detector": name, "seed": seed} | origin() | {"recipe": asdict(recipe)}
+
+
+def origin() -> dict:
+    """Which command at which commit on which machine."""
     return {
-        "detector": name,
-        "seed": seed,
         "command": f"python -m detr_mini {shlex.join(sys.argv[1:])}",
         "commit": commit(),
         "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
-        "recipe": asdict(recipe),
     }
 
 

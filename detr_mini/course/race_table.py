@@ -10,11 +10,12 @@ import json
 import statistics
 from pathlib import Path
 
+BATCH = 16  # images in a step of the race
 LEVELS = (0.3, 0.5, 0.7, 0.8)
 
 
 def read_runs(folder: Path) -> dict[str, list[tuple[dict, list[dict]]]]:
-    """Every run of a folder: detector -> (origin, evaluations) of each seed, DETR first.
+    """Every run of a folder: detector -> (origin, evaluations) of each seed, DETR first. A step is 16 images.
 
     Raises FileNotFoundError when there are none, ValueError naming a file that is not a run.
     """
@@ -22,6 +23,7 @@ def read_runs(folder: Path) -> dict[str, list[tuple[dict, list[dict]]]]:
     for path in sorted(folder.glob("*-seed*.jsonl"), key=lambda path: (not path.name.startswith("detr-"), path.name)):
         try:
             origin, *rows = map(json.loads, path.read_text().splitlines())
+            rows = in_race_steps(rows, origin)
             runs.setdefault(origin["detector"], []).append((origin, rows))
             rows[-1]["ap50"], rows[-1]["seconds"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -29,6 +31,12 @@ def read_runs(folder: Path) -> dict[str, list[tuple[dict, list[dict]]]]:
     if not runs:
         raise FileNotFoundError(f"no recorded runs (DETECTOR-seedN.jsonl) in {folder}")
     return runs
+
+
+def in_race_steps(rows: list[dict], origin: dict) -> list[dict]:
+    """Evaluations with steps counted in 16 images each, whatever batch a recipe has."""
+    batch = origin.get("recipe", {}).get("train", {}).get("batch", BATCH)
+    return [row | {"step": row["step"] * batch // BATCH} for row in rows]
 
 
 def reached(rows: list[dict], level: float, axis: str = "step") -> float | None:
