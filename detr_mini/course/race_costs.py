@@ -37,7 +37,7 @@ MEASURED = {
     "parameters": "of the whole detector",
     "trained": "parameters that learn; the others are frozen",
     "mflops": "millions of floating-point operations (a multiplication and an addition are two) for one scene, "
-              "forward; convolutions, matrix products, attention and sampled values; RoIAlign's interpolation is not counted",
+              "forward; convolutions, matrix products, attention, sampled values; without RoIAlign's interpolation",
     "step": f"processor seconds of one training step, data and optimiser included, median of {STEPS}, one thread",
     "step_images": "images in such a step",
     "image": f"processor seconds for one image in evaluation, in batches of 8, mean of {IMAGES}, one thread",
