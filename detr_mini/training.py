@@ -8,6 +8,7 @@ same weights, bit by bit on a CPU, as one that was left in peace.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -91,6 +92,7 @@ def fit(
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulate,
         dynamo_backend="inductor" if compiled else None,
+        cpu=not torch.accelerator.is_available(),  # or it would run alone in each of several processes on CPUs
     )
     check_processes(accelerator.num_processes, processes)
     train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
@@ -138,7 +140,9 @@ class Stepper:
     clip: float
 
     def __call__(self, step: int, batches: Iterable[Batch]) -> tuple[Batch, DetectorOutput, dict[str, float]]:
-        """Returns the last micro-batch, what the detector said of it, and the step's line for the log."""
+        """Returns the last micro-batch, what the detector said of it, and the step's line for the log: losses as means
+        over all micro-batches of all processes."""
+        rows = []
         for batch in batches:
             with self.accelerator.accumulate(self.model):
                 output = self.model(batch.images, batch.mask)
@@ -150,15 +154,20 @@ class Stepper:
                     norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-        return batch, output, {"step": step + 1, "loss": loss.item(), "grad_norm": float(norm)} | last_layer(losses)
+            shown = {"loss": loss} | last_layer(losses)
+            rows.append(torch.stack([value.detach() for value in shown.values()]))  # (number of losses,)
+        means = self.accelerator.reduce(torch.stack(rows).mean(0), "mean").tolist()
+        return batch, output, {"step": step + 1} | dict(zip(shown, means, strict=True)) | {"grad_norm": float(norm)}
 
 
 def check_processes(running: int, wanted: int | None) -> None:
     """TrainingError when more or fewer processes run than asked for: some launchers start one and say nothing."""
-    if wanted is not None and running != wanted:
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    wanted = wanted or started
+    if running != wanted or running != started:
         raise TrainingError(
-            f"{wanted} processes were asked for, and {running} take part: start them with `torchrun --nproc_per_node "
-            f"{wanted} -m detr_mini train ...` (`accelerate launch` starts a single one on CPUs)"
+            f"{wanted} processes were asked for, {started} started, and {running} take part: start them with `torchrun "
+            f"--nproc_per_node {wanted} -m detr_mini train ...` (`accelerate launch` starts a single one on CPUs)"
         )
 
 
@@ -199,9 +208,9 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def last_layer(losses: dict[str, Tensor]) -> dict[str, float]:
-    """The losses of the final decoder layer, as numbers."""
-    return {name: value.item() for name, value in losses.items() if not name[-1].isdigit()}
+def last_layer(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses of the final decoder layer."""
+    return {name: value for name, value in losses.items() if not name[-1].isdigit()}
 
 
 def losses_in(line: dict[str, float]) -> dict[str, float]:
