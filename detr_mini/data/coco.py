@@ -126,6 +126,15 @@ WANTED = {
 }
 
 
+# What an entry of each list must have; of an annotation, `area` and `iscrowd` may be left out.
+FIELDS = {
+    "images": {"id": _whole, "width": _side, "height": _side, "file_name": _text},
+    "annotations": {"image_id": _whole, "category_id": _whole, "bbox": _box, "area": _number, "iscrowd": _whole},
+    "categories": {"id": _whole, "name": _text},
+}
+OPTIONAL = ("area", "iscrowd")
+
+
 def _column(path: Path, entries: list, part: str, name: str, convert: Callable, default=None) -> list:
     """Field `name` of every entry of `part`, checked; the first entry at fault is named in a ValueError."""
     values = []
@@ -134,11 +143,11 @@ def _column(path: Path, entries: list, part: str, name: str, convert: Callable, 
             value = entry.get(name, default)
             values.append(convert(value))
         except (AttributeError, TypeError, ValueError, OverflowError):
-            raise ValueError(_fault(path, entry, part, index, name, WANTED[convert])) from None
+            raise ValueError(fault(path, entry, part, index, name, WANTED[convert])) from None
     return values
 
 
-def _fault(path: Path, entry: object, part: str, index: int, name: str, wanted: str) -> str:
+def fault(path: Path, entry: object, part: str, index: int, name: str, wanted: str) -> str:
     """What is wrong with one entry of an annotation file, and where."""
     where = f"{path}: {part}[{index}]"
     if not isinstance(entry, dict):
@@ -149,8 +158,9 @@ def _fault(path: Path, entry: object, part: str, index: int, name: str, wanted: 
     return f"{where} has '{name}': {entry[name]!r:.60}; it must be {wanted}"
 
 
-def _load(path: Path) -> dict:
+def load_lists(path: Path) -> dict[str, list]:
     """The three lists of a COCO-format file; ValueError names the file and, for broken JSON, the line."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file at {path}; give a COCO-format instances file")
     try:
@@ -186,8 +196,11 @@ def _categories(path: Path, entries: list) -> list[dict]:
 
 def read_annotations(path: Path) -> Annotations:
     """Read and check a COCO-format file. ValueError and FileNotFoundError name file, entry and field."""
-    path = Path(path)
-    content = _load(path)
+    return parse_annotations(load_lists(path), path)
+
+
+def parse_annotations(content: dict[str, list], path: Path) -> Annotations:
+    """Check the three lists of a COCO-format file. ValueError names `path`, the entry and the field."""
     images, categories = content["images"], _categories(path, content["categories"])
     image_ids = _unique_ids(path, images, "images")
     heights, widths = (_column(path, images, "images", side, _side) for side in ("height", "width"))
@@ -213,7 +226,7 @@ def _objects(path: Path, entries: list[dict], known: set[int]) -> dict[str, np.n
     for index, category_id in enumerate(category_ids):
         if category_id not in known:
             wanted = f"one of the file's categories {sorted(known)}"
-            raise ValueError(_fault(path, entries[index], part, index, "category_id", wanted))
+            raise ValueError(fault(path, entries[index], part, index, "category_id", wanted))
     boxes = np.array(_column(path, entries, part, "bbox", _box), dtype=np.float64).reshape(-1, 4)
     areas = np.array(_column(path, entries, part, "area", _number, default=0), dtype=np.float64)
     crowd = np.array(_column(path, entries, part, "iscrowd", _whole, default=0), dtype=bool)
@@ -296,7 +309,7 @@ class CocoFolder(Dataset):
         self.images, self.annotations = Path(images), Path(annotations)
         if not self.images.is_dir():
             raise FileNotFoundError(f"no image folder at {self.images}; file names are looked up in it")
-        self._all = read_annotations(self.annotations)
+        self._all = self.read()
         self._map_labels(keep_category_ids)
         self._prepare()
 
@@ -307,6 +320,10 @@ class CocoFolder(Dataset):
         if annotations.name == "instances.json":
             log.warning("%s has no splits: '%s' is all of its images", annotations, split)
         return cls(images, annotations, keep_category_ids)
+
+    def read(self) -> Annotations:
+        """The checked annotations; a folder in another format reads its own."""
+        return read_annotations(self.annotations)
 
     def _map_labels(self, keep: bool) -> None:
         """Fill classes, num_classes, label_to_category; log the mapping in one line."""
