@@ -1,4 +1,4 @@
-"""The command line: python -m detr_mini list | pretrain | train | evaluate | detect | race."""
+"""The command line: python -m detr_mini list | pretrain | train | plan | evaluate | detect | race."""
 
 import argparse
 import json
@@ -20,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
     add_list(commands)
     add_pretrain(commands)
     add_train(commands)
+    add_plan(commands)
     add_evaluate(commands)
     add_detect(commands)
     add_race(commands)
@@ -57,7 +58,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--detector", default="detr", help="see `list` (default: %(default)s)")
     command.add_argument(
-        "--preset", default="scenes", help="scenes: small, for a laptop; coco: the paper's, for GPUs (default: scenes)"
+        "--preset", default="scenes",
+        help="scenes: small, for a laptop; coco: the paper's, for GPUs; or a form of it: coco-dc5 (default: scenes)",
     )
     add_data(command, "train")
     command.add_argument("--val-split", default="val", help="split to evaluate on (default: %(default)s)")
@@ -78,8 +80,27 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="mixed precision")
     command.add_argument("--accumulate", type=int, default=1, help="micro-batches per step (default: %(default)s)")
     command.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    command.add_argument("--processes", type=int, metavar="N", help="fail unless N processes take part (torchrun)")
+    command.add_argument("--compile", action="store_true", help="through torch.compile: slower to start, then faster")
+    command.add_argument(
+        "--recompute", action="store_true", help="the encoder computes its activations twice: less memory, more time"
+    )
     command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files into the run's folder")
     command.set_defaults(run=run_train)
+
+
+def add_plan(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "plan", help="what a training would take: images, steps, memory, hours; nothing is trained",
+    )
+    command.add_argument("--detector", default="detr", help="see `list` (default: %(default)s)")
+    command.add_argument("--preset", default="coco", help="as for `train` (default: %(default)s)")
+    command.add_argument("--images", type=int, metavar="N", help="images to train on (default: COCO train2017's)")
+    command.add_argument("--gpu", default="a100", help="t4, v100, rtx3090, rtx4090, a100, h100 (default: %(default)s)")
+    command.add_argument("--gpus", type=int, default=8, help="how many (default: %(default)s)")
+    command.add_argument("--accumulate", type=int, default=1, help="micro-batches per step (default: %(default)s)")
+    command.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="mixed precision")
+    command.set_defaults(run=run_plan)
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -164,11 +185,24 @@ def run_train(options: argparse.Namespace) -> None:
     run = fit(
         model, train_set, recipe, options.to, seed=options.seed, accumulate=options.accumulate,
         precision=options.precision, workers=options.workers, tensorboard=options.tensorboard,
+        processes=options.processes, compiled=options.compile, recompute=options.recompute,
         evaluate=lambda detector: evaluate(detector, val_set, recipe.data), evaluate_every=options.evaluate_every,
     )
     last = run.history[-1]
     print(f"{last['step']} steps, loss {last['loss']:.3f}, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}")
     print(f"weights: {options.to / 'final.safetensors'}")
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Print what a training would take."""
+    from detr_mini import zoo
+    from detr_mini.planning import COCO_TRAIN_IMAGES, plan
+
+    recipe = zoo.recipe(options.detector, options.preset)
+    images = 4000 if options.preset == "scenes" else COCO_TRAIN_IMAGES
+    images = images if options.images is None else positive(options.images, "--images")
+    half = options.precision != "no"
+    print(plan(options.detector, recipe, images, options.gpu, options.gpus, half, options.accumulate))
 
 
 def run_evaluate(options: argparse.Namespace) -> None:

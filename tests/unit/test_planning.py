@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from detr_mini import zoo
+from detr_mini.__main__ import main
 from detr_mini.planning import (
     ADAMW,
     COCO_TRAIN_IMAGES,
@@ -36,7 +37,7 @@ def test_work_is_near_the_published_figure(name: str, published: int) -> None:
 def test_basis_is_the_authors_own_epoch() -> None:
     """28 minutes of eight V100 come out again."""
     found = plan("detr", zoo.recipe("detr", "coco"), COCO_TRAIN_IMAGES, "v100", 8)
-    assert found.hours * 3600 / 300 == pytest.approx(EPOCH_OF_DETR, rel=0.05)
+    assert found.hours[0] == found.hours[1] and found.hours[0] * 3600 / 300 == pytest.approx(EPOCH_OF_DETR, rel=0.05)
     assert 0.1 < REACHED < 0.5
 
 
@@ -46,12 +47,12 @@ def test_steps_share_and_hours() -> None:
     one = plan("deformable", recipe, 1000, "a100", 4)
     other = plan("deformable", recipe, 1000, "a100", 8, half=True, accumulate=2)
     assert (one.steps, one.at_once, other.at_once) == (50 * 1000 // 32, 8, 2)
-    faster = 2 * GPUS["a100"].half / GPUS["a100"].float32
-    assert one.hours == pytest.approx(other.hours * faster)
+    faster = GPUS["a100"].half / GPUS["a100"].float32
+    assert one.hours[0] == pytest.approx(2 * other.hours[1]) == pytest.approx(2 * faster * other.hours[0])
     assert one.activations // 2 == other.activations
     assert one.memory == ADAMW * one.parameters + 8 * one.activations
     said = str(one)
-    assert "DOES NOT FIT" not in said and "nobody has timed this plan" in said and f"{one.hours:.1f} hours" in said
+    assert "DOES NOT FIT" not in said and "Nobody has timed this plan" in said and f"{one.hours[0]:.1f} hours" in said
     assert "DOES NOT FIT" in str(plan("deformable", recipe, 1000, "t4", 1))
 
 
@@ -76,6 +77,15 @@ def test_more_queries_more_work() -> None:
     few, many = (plan("detr", resized(DETR_SCENES, queries=count), 4000, "t4", 1) for count in (25, 250))
     assert few.work < many.work and few.activations < many.activations and few.memory < GIGA
     assert usual_size(DETR_SCENES) == (128, 128)
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture) -> None:
+    """The plan of a published form; what cannot be planned is said in one line."""
+    assert main(["plan", "--detector", "deformable", "--preset", "coco-two-stage", "--precision", "bf16"]) == 0
+    said = capsys.readouterr().out
+    assert "deformable, 41.2 M parameters" in said and "50 epochs of 118,287" in said and " to " in said
+    assert main(["plan", "--gpus", "3"]) == 1
+    assert "cannot be shared by 3 GPUs" in capsys.readouterr().err
 
 
 def test_what_cannot_be_planned() -> None:
