@@ -156,6 +156,13 @@ class LiveRun:
         path = self.folder / "last.pt"
         return torch.load(path, weights_only=True, mmap=True)["step"] if path.is_file() else 0
 
+    def load(self) -> Detr:
+        """The detector as it was saved last, in evaluation mode; as it began when nothing is saved."""
+        if self.saved():
+            state = torch.load(self.folder / "last.pt", weights_only=True)
+            self.model.load_state_dict(state["model"])
+        return self.model.eval()
+
     def finished(self) -> bool:
         """Whether all steps are done and kept."""
         return self.saved() == self.steps

@@ -99,6 +99,14 @@ class LiveCurves:
     def figure(self, lines: Mapping[str, Curve]) -> Figure:
         """AP50 against the step."""
         figure, axes = canvas(width=WIDTH, height=3.0)
+        self.against_steps(axes, lines)
+        axes.legend(loc="upper left", fontsize=9)
+        axes.grid(axis="y")
+        axes.set(title="AP50 while it trains", xlabel="training step", ylabel="AP50", ylim=(0, 1))
+        return figure
+
+    def against_steps(self, axes: Axes, lines: Mapping[str, Curve]) -> None:
+        """Bands of recorded runs, and the curves in front of them."""
         furthest = max([row["step"] for curve in lines.values() for row in curve], default=0)
         edge = self.steps or max(furthest, 100)
         for number, name in enumerate(dict.fromkeys([*self.names, "detr"])):
@@ -107,10 +115,7 @@ class LiveCurves:
                 draw_band(axes, *self.bands[name], colour, f"{name}, recorded")
             if lines.get(name):
                 draw_curve(axes, lines[name], colour, f"{name}, now")
-        axes.legend(loc="upper left", fontsize=9)
-        axes.grid(axis="y")
-        axes.set(title="AP50 while it trains", xlabel="training step", ylabel="AP50", xlim=(0, edge), ylim=(0, 1))
-        return figure
+        axes.set_xlim(0, edge)
 
     def words(self, lines: Mapping[str, Curve]) -> str:
         """The picture in words."""
@@ -124,31 +129,34 @@ def colour_of(name: str, number: int) -> str:
     return GREY if name == "detr" else (BLUE, *COLOURS[1:])[number % len(COLOURS)]
 
 
-def recorded_bands(names: Sequence[str], folder: Path) -> dict[str, tuple[list, np.ndarray]]:
-    """Name -> (steps (N,), AP50 (seeds, N)) of recorded runs, from step 0; a detector without any is left out."""
+def recorded_bands(names: Sequence[str], folder: Path) -> dict[str, tuple[list[int], np.ndarray]]:
+    """Name -> (steps (N,), AP50 (seeds, N)) of recorded runs; a detector without any is left out."""
     try:
         runs = read_runs(folder)
     except (FileNotFoundError, ValueError):
         return {}
     bands = {}
-    for name in names:
-        if name in runs:
-            rows = [row for _, row in runs[name]]
-            steps = [row["step"] for row in rows[0]]
-            values = [[0.0, *(row["ap50"] for row in run if row["step"] in steps)] for run in rows]
-            bands[name] = ([0, *steps], np.array(values))
+    for name in (name for name in names if name in runs):
+        steps = [row["step"] for row in runs[name][0][1]]
+        values = [[row["ap50"] for row in rows if row["step"] in steps] for _, rows in runs[name]]
+        bands[name] = (steps, np.array(values))
     return bands
 
 
 def draw_band(axes: Axes, steps: Sequence[float], values: np.ndarray, colour: str, label: str) -> None:
-    """The span from the lowest to the highest seed, and the middle one. values: (seeds, N)."""
+    """The span from the lowest to the highest seed, and the middle one. values: (seeds, N).
+
+    Before the first evaluation nothing is known but the start at 0: a dotted line.
+    """
+    middle = np.median(values, axis=0)
     axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.22, linewidth=0)
-    axes.plot(steps, np.median(values, axis=0), "--", color=colour, linewidth=1.2, label=label)
+    axes.plot(steps, middle, "--", color=colour, linewidth=1.2, label=label)
+    axes.plot([0, steps[0]], [0, middle[0]], ":", color=colour, linewidth=0.8)
 
 
-def draw_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
-    """The curve so far from 0 on, with a dot per evaluation and the last value beside it."""
-    steps, values = [0, *(row["step"] for row in curve)], [0.0, *(row["ap50"] for row in curve)]
-    axes.plot(steps, values, "o-", color=colour, markersize=4, label=label)
-    axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(-4, 6), textcoords="offset points",
+def draw_curve(axes: Axes, curve: Curve, colour: str, label: str, over: str = "step") -> None:
+    """The curve so far from 0 on, with a dot per evaluation and the last value beside it. over: step or seconds."""
+    places, values = [0, *(row[over] for row in curve)], [0.0, *(row["ap50"] for row in curve)]
+    axes.plot(places, values, "o-", color=colour, markersize=4, label=label)
+    axes.annotate(f"{values[-1]:.2f}", (places[-1], values[-1]), xytext=(-4, 6), textcoords="offset points",
                   color=INK, fontsize=9, ha="right")
