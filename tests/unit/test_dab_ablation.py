@@ -1,0 +1,70 @@
+"""What is taken out of DAB-DETR is out; the recorded runs are whole and say what the notebook says of them."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from detr_mini import zoo
+from detr_mini.course import dab_ablation
+from detr_mini.course.dab_ablation import FORMS, RUNS, path_of, read_ablation, record, same_sides
+from detr_mini.course.race_table import at_step, read_runs
+from detr_mini.files import DATA
+
+
+def test_same_sides_leave_the_centres_alone() -> None:
+    """Half of the image, for every anchor."""
+    model = zoo.build("dab")
+    centres = model.decoder.query_embed.weight[:, :2].clone()
+    same_sides(model)
+    anchors = model.decoder.query_embed.weight
+    assert (anchors[:, 2:].sigmoid() == 0.5).all() and (anchors[:, :2] == centres).all() and anchors.requires_grad
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_recorded_runs_say_where_they_come_from(name: str) -> None:
+    """Command, form and recipe; two evaluations on 400 scenes."""
+    head, *rows = map(json.loads, path_of(name, RUNS).read_text().splitlines())
+    assert (head["form"], head["says"], head["seed"]) == (name, FORMS[name].says, 0)
+    assert head["command"].startswith("python -m detr_mini.course.dab_ablation ") and head["machine"]["torch"]
+    wanted = replace(zoo.recipe("dab").model, **FORMS[name].settings)
+    assert head["recipe"]["model"] == json.loads(json.dumps(vars(wanted))) and head["recipe"]["train"]["steps"] == 250
+    assert [(row["step"], row["images"]) for row in rows] == [(125, 400), (250, 400)]
+
+
+def test_the_two_by_two_table() -> None:
+    """The same sides bring over 0.1 of AP50 both times, the novelties less; Conditional DETR is still ahead."""
+    forms, races = read_ablation(), read_runs(DATA / "runs/scenes")
+    dab, conditional = (at_step(races[name][0][1], 250)["ap50"] for name in ("dab", "conditional"))
+    same, plain, neither = (forms[name][250] for name in ("same sides", "no novelties", "neither"))
+    assert same - dab > 0.1 and neither - plain > 0.1
+    assert 0 < dab - plain < 0.1 and 0 < same - neither < 0.1 and conditional - same > 0.1
+    assert 0.4 < (same - dab) / (conditional - dab) < 0.6
+
+
+def test_a_run_leaves_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps; and the command line takes names and a folder."""
+    monkeypatch.setattr(dab_ablation, "evaluate", lambda *_, **__: Measured())
+    path = record("neither", tmp_path, steps=2, every=1)
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    assert path.name == "neither.jsonl" and head["recipe"]["model"]["modulate"] is False
+    assert [row["step"] for row in rows] == [1, 2]
+    with pytest.raises(ValueError, match="no form 'both': choose one of same sides, no novelties, neither"):
+        record("both", tmp_path)
+    asked = []
+    monkeypatch.setattr(dab_ablation, "record", lambda *given: asked.append(given))
+    monkeypatch.setattr(sys, "argv", ["dab_ablation", "same sides", "--to", str(tmp_path)])
+    dab_ablation.main()
+    assert asked == [("same sides", tmp_path)]
+
+
+class Measured:
+    """An evaluation that was not made."""
+
+    ap = ap50 = 0.0
+
+    def to_dict(self) -> dict:
+        """Its figures."""
+        return {"ap": 0.0, "ap50": 0.0, "images": 0}
