@@ -65,6 +65,7 @@ def test_nothing_to_race_with_is_told():
 
 def test_two_panels(tmp_path):
     rows = [{"step": 50, "seconds": 9.0, "ap50": 0.2}]
-    left, right = RaceCurves(["conditional", "detr"], dict, folder=tmp_path).figure({"conditional": rows, "detr": []}).axes
+    view = RaceCurves(["conditional", "detr"], dict, folder=tmp_path)
+    left, right = view.figure({"conditional": rows, "detr": []}).axes
     assert left.lines[0].get_xdata().tolist() == [0, 50] and right.lines[0].get_xdata().tolist() == [0, 9]
     assert right.get_xlabel().startswith("seconds")
