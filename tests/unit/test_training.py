@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from detr_mini.detr import Detr
-from detr_mini.recipes import DETR_SCENES, Recipe, TrainRecipe
+from detr_mini.planning import kept_for_backward
+from detr_mini.recipes import DEFORMABLE_COCO, DETR_SCENES, Recipe, TrainRecipe
 from detr_mini.training import Draws, TrainingError, count_steps, fit, lr_factor, parameter_groups
+from detr_mini.variants.deformable import DeformableDetr
 
 TINY = replace(
     DETR_SCENES.model, d_model=32, heads=4, encoder_layers=1, decoder_layers=2, feed_forward=32, queries=6, classes=2,
@@ -148,6 +150,19 @@ def test_accumulation_uses_the_same_images():
     assert len(whole.history) == len(parts.history) == 1
     with pytest.raises(TrainingError, match="a batch of 4 cannot be shared by 1 processes in 3 micro-batches"):
         train(None, accumulate=3)
+
+
+def test_recomputing_changes_memory_and_nothing_else():
+    """The same losses with dropout and all; Deformable DETR's encoder at COCO's size keeps less than half."""
+    (kept, first), (again, second) = train(None), train(None, recompute=True)
+    for a, b in zip(first.history, second.history, strict=True):
+        assert [b[name] for name in ("loss", "grad_norm")] == pytest.approx([a["loss"], a["grad_norm"]], rel=1e-4)
+    assert again.encoder.recompute and not kept.encoder.recompute
+    with torch.device("meta"):
+        model = DeformableDetr(DEFORMABLE_COCO.model).train()
+    plain = kept_for_backward(model, (480, 640))
+    model.encoder.recompute = True
+    assert kept_for_backward(model, (480, 640)) < 0.6 * plain
 
 
 def test_the_best_weights_are_kept(tmp_path):
