@@ -36,7 +36,7 @@ LESSONS = (
     Lesson("09", "train_detr", "Does it learn, on my own machine?", 75),
     Lesson("10", "why_detr_is_slow", "Why did DETR need 500 epochs?", 85),
     Lesson("11", "deformable_detr", "What if a query looks at a few places only?", 90),
-    Lesson("12", "smca_detr", "What if a query first guesses where to look?"),
+    Lesson("12", "smca_detr", "What if a query first guesses where to look?", 85),
     Lesson("13", "anchor_detr", "What if a query is a point?"),
     Lesson("14", "dab_detr", "What if a query is a box?", 95),
     Lesson("15", "sam_detr", "What if a query speaks the image's language?"),

@@ -12,14 +12,29 @@ import re
 from pathlib import Path
 
 from detr_mini.course.cards import Kind, card
-from detr_mini.course.exercises import nb00, nb01, nb02, nb03, nb04, nb05, nb06, nb07, nb08, nb09, nb10, nb11, nb14
+from detr_mini.course.exercises import (
+    nb00,
+    nb01,
+    nb02,
+    nb03,
+    nb04,
+    nb05,
+    nb06,
+    nb07,
+    nb08,
+    nb09,
+    nb10,
+    nb11,
+    nb12,
+    nb14,
+)
 from detr_mini.course.exercises.core import Exercise, Open, Question, Wrong
 from detr_mini.course.progress import progress
 
 LESSONS_WITH_EXERCISES = {
     "00": nb00, "01": nb01, "02": nb02, "03": nb03, "04": nb04, "05": nb05,
     "06": nb06, "07": nb07, "08": nb08, "09": nb09, "10": nb10, "11": nb11,
-    "14": nb14,
+    "12": nb12, "14": nb14,
 }
 EXERCISES: dict[str, Exercise] = {one.name: one for file in LESSONS_WITH_EXERCISES.values() for one in file.EXERCISES}
 QUIZZES: dict[str, tuple[Question, ...]] = {number: file.QUIZ for number, file in LESSONS_WITH_EXERCISES.items()}
