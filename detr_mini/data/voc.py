@@ -156,13 +156,13 @@ def class_names(folders: list[Path]) -> list[str]:
     return sorted(names - {""})
 
 
-def voc_content(found: VocSplit, read=read_xml) -> dict[str, list]:
-    """A split as the three lists of COCO's format; ids count from 1. read: as `read_xml`, which may raise."""
+def voc_content(found: VocSplit) -> dict[str, list]:
+    """A split as the three lists of COCO's format; ids count from 1. Raises as `read_xml`."""
     names = class_names(found.folders)
     ids = {name: number for number, name in enumerate(names, start=1)}
     images, annotations = [], []
     for number, path in enumerate(found.files, start=1):
-        entry, things = read(path, found.images)
+        entry, things = read_xml(path, found.images)
         images.append({"id": number} | entry)
         annotations += [
             {"id": len(annotations) + place, "image_id": number, "category_id": ids[thing.pop("name")]} | thing

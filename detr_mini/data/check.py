@@ -1,0 +1,178 @@
+"""Is this data set fit for training? Every fault of a folder at once, in words, numbers and pictures.
+
+    report = check_folder("photos")
+    print(report)
+    report.save("runs/check")
+
+A folder in COCO's or in Pascal VOC's format goes in, with all its splits. Findings come in three levels. An *error*
+would stop a training or spoil it or its figures, such as a broken picture, or the same picture to train and to
+validate on. A *warning* is worth a look. A *note* is good to know.
+"""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from detr_mini.data import check_files
+from detr_mini.data.check_boxes import check_annotations, describe_split
+from detr_mini.data.check_files import Seen
+from detr_mini.data.contact_sheet import contact_sheet
+from detr_mini.data.findings import Finding, found, shorten
+from detr_mini.data.raw import RawSplit, read_raw, split_names
+from detr_mini.files import atomic
+
+TRAINING_SIZE = 320  # pixels of the shorter side, where nothing else is said
+LEVELS = ("error", "warning", "note")
+PROBLEMS = {
+    "missing": ("missing files", "pictures are listed and not there: restore them, or take them off the list"),
+    "broken": ("broken files", "pictures cannot be decoded: replace them, or take them off the list"),
+    "size": ("wrong sizes", "pictures have another size than their annotations say, so boxes lie elsewhere: annotate "
+             "them anew, or correct width and height"),
+}
+
+
+@dataclass
+class Report:
+    """What `check_folder` found. splits: name -> figures, see `describe_split`. sheets: name -> a picture of a few."""
+
+    folder: str
+    training_size: int
+    splits: dict[str, dict] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    sheets: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """The findings that would stop or spoil a training."""
+        return [one for one in self.findings if one.level == "error"]
+
+    def to_dict(self) -> dict:
+        """Everything but the pictures, as plain values for JSON."""
+        findings = [asdict(one) for one in self.findings]
+        return {"folder": self.folder, "training_size": self.training_size, "fit_for_training": not self.errors,
+                "splits": self.splits, "findings": findings}
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write report.json and one contact sheet SPLIT.png for each split; returns the paths."""
+        paths = [Path(folder) / "report.json", *(Path(folder) / f"{name}.png" for name in self.sheets)]
+        with atomic(paths[0]) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+        for path, sheet in zip(paths[1:], self.sheets.values(), strict=True):
+            with atomic(path) as temporary:
+                sheet.save(temporary, format="PNG")
+        return paths
+
+    def __str__(self) -> str:
+        """Figures of every split, then the findings, worst first, then the verdict."""
+        lines = [line for name, facts in self.splits.items() for line in (*split_lines(name, facts), "")]
+        ordered = sorted(self.findings, key=lambda one: LEVELS.index(one.level))
+        lines += [line for one in ordered for line in one.lines()]
+        counts = Counter(one.level for one in self.findings)
+        said = ", ".join(f"{counts[level]} {level}{'s' * (counts[level] != 1)}" for level in LEVELS)
+        verdict = "mend the errors before you train" if self.errors else "fit for training"
+        return "\n".join([*lines, "", f"{said}: {verdict}"])
+
+
+def split_lines(name: str, facts: dict) -> list[str]:
+    """The figures of a split as a terminal shows them."""
+    per, sizes, size = facts["objects_per_image"], facts["box_sizes"], facts["training_size"]
+    width = max([len(row["name"]) for row in facts["classes"]] + [5])
+    lines = [
+        f"{name}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} images "
+        f"without objects, {facts['crowds']} crowds",
+        f"  pictures, width x height: {', '.join(facts['picture_sizes'])}",
+        f"  objects per image: median {per['median']:g}, most {per['most']}; pairs that overlap by half or more (IoU): "
+        f"{facts['overlapping_pairs']}",
+        f"  {'class':<{width}}  objects  images",
+    ]
+    lines += [f"  {row['name']:<{width}}  {row['objects']:>7}  {row['images']:>6}" for row in facts["classes"]]
+    shown = ", ".join(f"{kind} {sizes['trained'][kind]} ({sizes['stored'][kind]})" for kind in sizes["trained"])
+    return [*lines, f"  box sizes by COCO's limits at {size} pixels (as stored): {shown}"]
+
+
+def check_folder(
+    folder: Path | str, size: int = TRAINING_SIZE, quick: bool = False, progress: bool = False, pictures: int = 12
+) -> Report:
+    """Check all splits of a folder in COCO's or VOC's format.
+
+    size: pixels of the shorter side in training, for box sizes. quick: see only whether picture files are there,
+    without decoding them; broken ones and duplicates are not found then. pictures: on each contact sheet, 0 for none.
+    Raises FileNotFoundError when the folder is missing or holds neither format; all other faults are in the report.
+    """
+    folder = Path(folder)
+    splits = [read_raw(folder, name) for name in split_names(folder)]
+    report = Report(str(folder), size)
+    seen = {}
+    for split in splits:
+        report.findings += found("error", "broken entries", split.name, split.faults,
+                                 "entries cannot be read, and training stops at the first: mend or remove them")
+        if split.annotations is None:
+            continue
+        report.splits[split.name] = describe_split(split, size)
+        report.findings += check_annotations(split, size)
+        seen[split.name] = check_files.look_at_all(split, quick, progress)
+        report.findings += file_findings(split.name, seen[split.name])
+        if pictures:
+            report.sheets[split.name] = contact_sheet(split, seen[split.name], pictures)
+    whole = [split for split in splits if split.annotations is not None]
+    report.findings += across(whole, seen) + unlisted_findings(whole)
+    return report
+
+
+def file_findings(name: str, seen: list[Seen]) -> list[Finding]:
+    """Missing and broken files, wrong sizes, and pictures that a split has twice."""
+    findings = []
+    for key, (kind, words) in PROBLEMS.items():
+        examples = [one.problem[1] for one in seen if one.problem and one.problem[0] == key]
+        findings += found("error", kind, name, examples, words)
+    groups = [" = ".join(map(shorten, paths)) for paths in check_files.groups_of_same(seen)]
+    return findings + found("warning", "same picture twice", name, groups,
+                            "pictures are listed more than once, perhaps with different boxes: keep one of each")
+
+
+def unlisted_findings(splits: list[RawSplit]) -> list[Finding]:
+    """Pictures that lie in a split's folder and are in no list."""
+    paths = [shorten(path) for path in check_files.unlisted(splits)]
+    return found("warning", "unlisted files", "all", paths,
+                 "pictures are in the folder and in no split: are annotations missing?")
+
+
+def across(splits: list[RawSplit], seen: dict[str, list[Seen]]) -> list[Finding]:
+    """What two splits should not have in common, and what they should."""
+    findings = []
+    for first, second in check_files.pairs_of(seen):
+        pair = f"{first} and {second}"
+        same = check_files.shared(seen[first], seen[second])
+        findings += found("error", "leakage", pair, [f"{shorten(a)} = {shorten(b)}" for a, b in same],
+                          "pictures are in both splits, so figures on one flatter: remove them from one")
+        alike = check_files.alike(seen[first], seen[second])
+        findings += found("warning", "look-alikes", pair, [f"{shorten(a)} ~ {shorten(b)}" for a, b in alike or []],
+                          "pictures look alike (copies, or frames of one film?): keep such in one split")
+        if alike is None:
+            findings.append(Finding("note", "look-alikes", pair, 0, "too many pictures to compare for look-alikes"))
+    if len(splits) == 1:
+        words = "split only: keep some pictures for validation, or its figures will be those of the training"
+        findings += found("warning", "no validation", splits[0].name, [splits[0].name], words)
+    return findings + category_findings(splits)
+
+
+def category_findings(splits: list[RawSplit]) -> list[Finding]:
+    """Categories that differ between splits, and those that are validated without having been trained."""
+    if len(splits) < 2:
+        return []
+    train, findings = splits[0], []
+    listed = {entry["id"]: entry["name"] for entry in train.annotations.categories}
+    trained = set(np.unique(train.annotations.category_ids[~train.annotations.crowd]).tolist())
+    for split in splits[1:]:
+        pair = f"{train.name} and {split.name}"
+        own = {entry["id"]: entry["name"] for entry in split.annotations.categories}
+        differ = [f"{i}: {name}" for i, name in sorted(set(listed.items()) ^ set(own.items()))]
+        findings += found("error", "categories differ", pair, differ,
+                          "categories are listed differently in the two splits: give both the same list")
+        never = set(np.unique(split.annotations.category_ids).tolist()) - trained
+        findings += found("error", "never trained", pair, [own[i] for i in sorted(never)],
+                          f"classes have objects in {split.name} and none in {train.name}: they cannot be learned")
+    return findings
