@@ -60,7 +60,8 @@ for name, said in (("silent", silent), ("shouting", shouting)):
 
 # %%
 names = ["A", "B", "C"]
-chances = torch.tensor([[0.20, 0.70, 0.10], [0.90, 0.05, 0.05], [0.10, 0.50, 0.40]])  # (3, 3) cup, fish, no object
+chances = torch.tensor([[0.20, 0.70, 0.10],
+                        [0.90, 0.05, 0.05], [0.10, 0.50, 0.40]])  # (3, 3) cup, fish, no object
 pairs, labels = [(0, 0), (2, 1)], torch.tensor([0, 1])  # (query, object); cup is 0, fish 1
 
 classes = torch.full((3,), 2)  # (Q,) everybody: no object
@@ -86,8 +87,8 @@ for name, right, loss in zip(names, classes, each):
 # class, the same for all queries.
 
 # %%
-predict("08.blind", "Trained on 7 objects and 93 times no object, all counting alike. How sure of no object does a blind "
-                    "head become?", "0.5: it cannot know", "0.93", "almost 1")
+predict("08.blind", "Trained on 7 objects and 93 times no object, all counting alike. How sure of no object "
+                    "does a blind head become?", "0.5: it cannot know", "0.93", "almost 1")
 
 # %%
 import torch.nn.functional as F
@@ -104,7 +105,8 @@ def pull(bias, weight):
 
 for weight in (1.0, 0.1):
     slope = -pull(torch.zeros(92, dtype=torch.float64), weight)  # downhill
-    print(f"no object counts {weight}: pull on no object {slope[91]:.2f}, on the seven classes together {slope[:7].sum():.2f}")
+    print(f"no object counts {weight}: pull on no object {slope[91]:.2f}, on the seven classes together "
+          f"{slope[:7].sum():.2f}")
 
 # %%
 blind = {}
@@ -115,7 +117,8 @@ for weight in (1.0, 0.1):
     blind[weight] = bias.softmax(dim=0)[91].item()
     print(f"no object counts {weight}: the blind head ends at p(no object) = {blind[weight]:.2f}")
 
-reveal("08.blind", "b" if abs(blind[1.0] - 0.93) < 0.01 else "a", "93 of 100 votes. With a tenth it is 9.3 of 16.3.")
+reveal("08.blind", "b" if abs(blind[1.0] - 0.93) < 0.01 else "a",
+       "93 of 100 votes. With a tenth it is 9.3 of 16.3.")
 
 # %% [markdown]
 # With equal votes, the first thing a detector learns is silence: the pull towards it is 0.92, and nothing pulls the
@@ -139,7 +142,8 @@ print(f"PyTorch says the same: {F.cross_entropy(chances.log(), classes, torch.te
 
 # %%
 queries, classes_in_all, objects = 25, 10, 3
-print(f"{queries} queries x {classes_in_all} classes = {queries * classes_in_all} questions, {objects} times yes")
+print(f"{queries} queries x {classes_in_all} classes = {queries * classes_in_all} questions, {objects} times "
+      "yes")
 
 p_no, p_yes = torch.tensor(0.05), torch.tensor(0.30)  # a detector that is learning
 easy = (queries * classes_in_all - objects) * -(1 - p_no).log()
@@ -157,16 +161,20 @@ print(f"cross-entropy: all the no {easy:.1f}, the three yes {objects * -p_yes.lo
 p_t = torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95, 0.99])  # probability of the right answer
 for p in p_t.tolist():
     plain = -torch.tensor(p).log().item()
-    print(f"p_t {p:.2f}: cross-entropy {plain:.3f}, turned down by {(1 - p)**2:.4f} to {(1 - p)**2 * plain:.5f}")
+    print(f"p_t {p:.2f}: cross-entropy {plain:.3f}, turned down by {(1 - p)**2:.4f} to "
+          f"{(1 - p)**2 * plain:.5f}")
 
 x = torch.linspace(0.02, 1, 99)
 figure = plots.curves({"cross-entropy": -x.log(), "γ = 2": -(1 - x) ** 2 * x.log()}, x.tolist(),
                       xlabel="probability of the right answer", ylabel="loss")
-show(figure, alt="Loss against the probability of the right answer. Cross-entropy falls from 4 to 0 and is still visible "
-                 "at 0.8. The focal form lies below it and is almost flat at 0 from 0.6 on.")
+for name, place in zip(figure.axes[0].texts, ((0.32, 1.35), (0.19, 0.55))):
+    name.set_position(place)  # beside its curve: both end in one point
+show(figure, alt="Loss against the probability of the right answer. Cross-entropy falls from 4 to 0 and is "
+                 "still visible at 0.8. The focal form lies below it and is almost flat at 0 from 0.6 on.")
 
 # %%
-predict("08.easy", "The same learning detector, with the focal loss. Who weighs more now?", "the 247 times no",
+predict("08.easy", "The same learning detector, with the focal loss. Who weighs more now?",
+        "the 247 times no",
         "the three times yes", "both alike")
 
 # %%
@@ -204,8 +212,9 @@ print("cost = loss as yes - loss as no:", torch.allclose(cost, yes - no, atol=1e
 # right, and a tenth too wide.
 
 # %%
-predict("08.same", "A box is eight times as large as another, and its error is the same part of its side. How do their "
-                   "losses compare?", "L1 eight times as large, GIoU alike", "both alike", "both eight times as large")
+predict("08.same", "A box is eight times as large as another, and its error is the same part of its side. "
+                   "How do their losses compare?", "L1 eight times as large, GIoU alike",
+        "both alike", "both eight times as large")
 
 # %%
 from detr_mini.boxes import cxcywh_to_xyxy, giou
@@ -220,7 +229,8 @@ far = 1 - giou(cxcywh_to_xyxy(off), cxcywh_to_xyxy(truth))  # (4,)
 for row in zip(side, l1, far):
     print("side {:.2f}: L1 {:.4f}   1 - GIoU {:.4f}".format(*row))
 alike = torch.allclose(far, far[0].expand(4))
-reveal("08.same", "a" if alike and torch.isclose(l1[3], 8 * l1[0]) else "b", "GIoU is a ratio of areas, so size cancels.")
+reveal("08.same", "a" if alike and torch.isclose(l1[3], 8 * l1[0]) else "b",
+       "GIoU is a ratio of areas, so size cancels.")
 
 # %% [markdown]
 # L1 measures in parts of the *image*, GIoU in parts of the *boxes*. What follows? Imagine a network with a single knob: a
@@ -243,8 +253,8 @@ print(f"best f for L1: {knob[l1.argmin()]:.2f}   best f for GIoU: {knob[far.argm
 # %%
 figure = plots.curves({"L1": l1 / l1.min(), "1 − GIoU": far / far.min()}, knob.tolist(),
                       xlabel="the knob f", ylabel="loss, in parts of its least value")
-show(figure, alt="Two losses against the knob f. L1 has its lowest point at 0.8, what the two large things want. 1 minus "
-                 "GIoU has it at 1.25, what the eight small ones want.")
+show(figure, alt="Two losses against the knob f. L1 has its lowest point at 0.8, what the two large things "
+                 "want. 1 minus GIoU has it at 1.25, what the eight small ones want.")
 
 # %% [markdown]
 # **L1 listens to two large things, GIoU to eight small ones.** With L1 alone, small things would be nobody's concern.
@@ -270,9 +280,10 @@ walks = {name: loss_plots.descend(start, wanted, loss, steps=160, lr=0.01)
 figure, panels = plots.canvas(3, height=2.9)
 for axes, (name, walk) in zip(panels, walks.items()):
     loss_plots.way(walk[0][:81], wanted, every=8, axes=axes, title=name)
-show(figure, alt="Three ways of a small box to a small dashed one, 80 steps each. L1 alone: it keeps its size, moves "
-                 "diagonally, then bends towards the goal and arrives. GIoU alone: it grows to several times its size, "
-                 "until it covers the goal. Both: it arrives with a mild swelling on the way.")
+show(figure,
+     alt="Three ways of a small box to a small dashed one, 80 steps each. L1 alone: it keeps its size, moves "
+         "diagonally, then bends towards the goal and arrives. GIoU alone: it grows to several times its "
+         "size, until it covers the goal. Both: it arrives with a mild swelling on the way.")
 for name, (boxes, fit) in walks.items():
     first = int((fit > 0.5).nonzero()[0])
     print(f"{name:10} largest width on the way {boxes[:, 2].max():.2f}, IoU above one half from step {first}")
@@ -287,11 +298,12 @@ for name, (boxes, fit) in walks.items():
 # then the mean of the images. Or all pairs together, divided by the **number of objects in the batch**.
 
 # %%
-predict("08.batch", "A batch of two images: one with 1 object, one with 4. Per image first: how much more does the lonely "
-                    "object count than one of the four?", "the same", "twice as much", "four times as much")
+predict("08.batch", "A batch of two images: one with 1 object, one with 4. Per image "
+                    "first: how much more does the lonely object count than one of the "
+                    "four?", "the same", "twice as much", "four times as much")
 
 # %%
-errors = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.1], requires_grad=True)  # L1 of five pairs; the first image has one
+errors = torch.tensor([0.1, 0.1, 0.1, 0.1, 0.1], requires_grad=True)  # L1 of five pairs; image 1 has one
 
 per_image = (errors[:1].mean() + errors[1:].mean()) / 2
 together = errors.sum() / 5
@@ -314,11 +326,12 @@ from detr_mini.recipes import LossRecipe
 
 torch.manual_seed(0)
 empty = [{"labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}]
-output = DetectorOutput(torch.randn(1, 1, 5, 4), torch.rand(1, 1, 5, 4))  # one layer, one image, 5 queries, 3 classes + 1
+output = DetectorOutput(torch.randn(1, 1, 5, 4), torch.rand(1, 1, 5, 4))  # one layer, one image, 5 queries
 
 for weight in (0.1, 1.0):
     found = dm.SetCriterion(LossRecipe(no_object_weight=weight), classes=3, head="softmax")(output, empty)
-    print(f"no object counts {weight}:", {name: round(found[name].item(), 3) for name in ("loss_ce", "loss_bbox", "loss_giou")})
+    print(f"no object counts {weight}:",
+          {name: round(found[name].item(), 3) for name in ("loss_ce", "loss_bbox", "loss_giou")})
 
 # %% [markdown]
 # No boxes, no box loss, and nothing is divided by 0. The class loss teaches silence. Look closely: here the weight 0.1 does
@@ -344,14 +357,16 @@ criterion = dm.SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head
 model = dm.load_weights(DATA / "weights/detr.safetensors").eval()
 output = model(batch.images, batch.mask)
 losses, matches = criterion(output, batch.targets), criterion.matches
-print(*(f"{name:11} {value.item():.2f}" for name, value in losses.items() if name.startswith("loss")), sep="\n")
+print(*(f"{name:11} {value.item():.2f}" for name, value in losses.items() if name.startswith("loss")),
+      sep="\n")
 
 # %% [markdown]
 # `loss_bbox_0` is layer 1's, `loss_bbox_1` layer 2's, and the plain names are the last one's. Now: how long is the
 # gradient that each layer's loss sends into each layer's weights?
 
 # %%
-predict("08.reach", "Loss of layer 1, weights of layer 3. How long is the gradient?", "exactly 0", "small", "as long as in "
+predict("08.reach", "Loss of layer 1, weights of layer 3. How long is the gradient?",
+        "exactly 0", "small", "as long as in "
         "layer 1")
 
 # %%
@@ -364,8 +379,8 @@ layers = [list(layer.parameters()) for layer in model.decoder.layers]
 reach = loss_plots.gradient_lengths([loss_of(layer) for layer in range(3)], layers)  # (losses, layers)
 show(plots.matrix(reach, ["loss 1", "loss 2", "loss 3"], ["weights 1", "weights 2", "weights 3"], digits=1,
                   title="Length of the gradient"),
-     alt="A matrix: each layer's loss against each layer's weights. Loss 1 reaches the weights of layer 1 only. Loss 2 "
-         "reaches layers 1 and 2, loss 3 all three. Above the diagonal all is 0.")
+     alt="A matrix: each layer's loss against each layer's weights. Loss 1 reaches the weights of layer 1 "
+         "only. Loss 2 reaches layers 1 and 2, loss 3 all three. Above the diagonal all is 0.")
 reveal("08.reach", "a" if reach[0, 2] == 0 else "b", "Layer 1 answers before layer 3 has done anything.")
 
 # %% [markdown]
@@ -378,13 +393,15 @@ def gain(model):
     output = model(batch.images, batch.mask)
     last = output._replace(logits=output.logits[-1:], boxes=output.boxes[-1:])
     wholes = [criterion.total(criterion(some, batch.targets)) for some in (output, last)]
-    with_all, with_last = loss_plots.gradient_lengths(wholes, [list(model.decoder.layers[0].parameters())])[:, 0]
+    with_all, with_last = loss_plots.gradient_lengths(wholes,
+                                                      [list(model.decoder.layers[0].parameters())])[:, 0]
     return with_all / with_last
 
 torch.manual_seed(0)
 gains = {"fresh": gain(dm.build("detr").eval()), "trained": gain(model)}
 for name, factor in gains.items():
-    print(f"{name:8} layer 1's gradient is longer with auxiliary losses: {factor > 1},  more than twice as long: {factor > 2}")
+    print(f"{name:8} layer 1's gradient is longer with auxiliary losses: {factor > 1},  more than twice as "
+          f"long: {factor > 2}")
 
 # %% [markdown]
 # The early layer is taught by its own mistakes, and not only through two layers above it. What else does it bring? A
@@ -404,8 +421,15 @@ print("each layer has smaller box losses than the one before:",
 # %%
 train_set, augment = Scenes(4000, seed=0), build_transform(recipe.data, train=True)
 
+def l1_by_layer(model):
+    """L1 of each layer's answers on the 16 held-out scenes, (3,)."""
+    with torch.no_grad():
+        found = criterion(model.eval()(batch.images, batch.mask), batch.targets)
+    return torch.stack([found[name] for name in ("loss_bbox_0", "loss_bbox_1", "loss_bbox")])
+
+# %%
 def short_run(auxiliary, seed=0):
-    """Train a fresh DETR for 75 steps; then L1 of each layer's answers on the 16 held-out scenes, (3,)."""
+    """Train a fresh DETR for 75 steps, with or without auxiliary losses; then its L1 by layer, (3,)."""
     torch.manual_seed(seed)
     model = dm.build("detr").train()
     model.backbone.requires_grad_(False)
@@ -418,9 +442,7 @@ def short_run(auxiliary, seed=0):
         criterion.total(criterion(asked, some.targets)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip)
         optimizer.step()
-    with torch.no_grad():
-        found = criterion(model.eval()(batch.images, batch.mask), batch.targets)
-    return torch.stack([found[name] for name in ("loss_bbox_0", "loss_bbox_1", "loss_bbox")])
+    return l1_by_layer(model)
 
 # %% tags=["nbval-ignore-output"]
 runs = {name: short_run(auxiliary) for name, auxiliary in (("with", True), ("without", False))}
@@ -440,7 +462,7 @@ assert runs["without"][0] > 1.25 * runs["with"][0]  # layer 1 was never asked
 
 # %%
 def by_hand(logits, boxes, matching, targets):
-    """One layer: logits (B, Q, C), boxes (B, Q, 4), matching: per image (query, object) pairs -> three losses."""
+    """logits (B, Q, C), boxes (B, Q, 4), matching: (query, object) pairs per image -> three losses."""
     yes = torch.zeros_like(logits, dtype=torch.bool)  # (B, Q, C) nobody is anything
     l1 = far = 0.0
     for image, pairs in enumerate(matching):
@@ -478,7 +500,8 @@ targets = [{"labels": labels, "boxes": torch.tensor([[0.30, 0.30, 0.20, 0.20], [
 softmax = dm.SetCriterion(LossRecipe(), classes=2, head="softmax")
 found = softmax(DetectorOutput(chances.log()[None, None], boxes[None, None]), targets)
 
-mine = {"loss_ce": class_loss, "loss_bbox": torch.tensor((0.0 + 0.1) / 2), "loss_giou": torch.tensor((0.0 + 0.4) / 2)}
+mine = {"loss_ce": class_loss, "loss_bbox": torch.tensor((0.0 + 0.1) / 2),
+        "loss_giou": torch.tensor((0.0 + 0.4) / 2)}
 for name, value in mine.items():
     print(f"{name:10} by hand {value:.4f}   package {found[name]:.4f}")
 print(f"total      by hand {mine['loss_ce'] + 5 * mine['loss_bbox'] + 2 * mine['loss_giou']:.4f}   "
@@ -493,12 +516,15 @@ for layer, end in enumerate(("_0", "_1", "")):
     best = output.logits[layer].argmax(dim=-1)  # (B, Q)
     for image in range(16):
         for query, thing in matches.pairs(layer, image):
-            wrong, counted = wrong + int(best[image, query] != batch.targets[image]["labels"][thing]), counted + 1
+            wrong += int(best[image, query] != batch.targets[image]["labels"][thing])
+            counted += 1
     said = (best != 9).sum(dim=1)  # (B,) queries whose best class is not the last one
     true = torch.tensor([len(target["labels"]) for target in batch.targets])
     mine = 100 * wrong / counted, (said - true).abs().float().mean().item()
-    same = all(abs(a - losses[name + end].item()) < 1e-3 for a, name in zip(mine, ("class_error", "cardinality_error")))
-    print(f"layer {layer + 1}: class_error {mine[0]:.1f} %, cardinality_error {mine[1]:.1f}, as in the package: {same}")
+    same = all(abs(a - losses[name + end].item()) < 1e-3
+               for a, name in zip(mine, ("class_error", "cardinality_error")))
+    print(f"layer {layer + 1}: class_error {mine[0]:.1f} %, cardinality_error {mine[1]:.1f}, as in the "
+          f"package: {same}")
 
 # %% [markdown]
 # `class_error`: how many matched queries have a wrong best class. `cardinality_error`: by how much the number of queries
@@ -511,7 +537,8 @@ for layer, end in enumerate(("_0", "_1", "")):
 
 # %%
 image = 7
-logits, boxes, target = output.logits[-1, image].detach(), output.boxes[-1, image].detach(), batch.targets[image]
+logits, boxes = output.logits[-1, image].detach(), output.boxes[-1, image].detach()  # (25, 10), (25, 4)
+target = batch.targets[image]
 owner = dict(matches.pairs(2, image))  # query -> object
 yes = torch.zeros_like(logits, dtype=torch.bool)
 bill = torch.zeros(25, 3)  # (Q, class, L1, GIoU)
@@ -525,11 +552,14 @@ bill[:, 0] = 2 * focal(logits.sigmoid(), yes).sum(dim=1)
 # %%
 order = bill.sum(dim=1).argsort(descending=True)[:9].tolist()
 rows = [f"{q}: {CLASSES[target['labels'][owner[q]]] if q in owner else 'no object'}" for q in order]
-show(plots.matrix(bill[order], rows, ["class x 2", "L1 x 5", "GIoU x 2"], title="The nine dearest queries of one scene"),
-     alt="A table of nine queries and what each pays for class, L1 and GIoU. The four that own a thing come first and pay "
-         "in all three columns. The others own nothing and pay in the class column only.")
-print(f"25 queries pay {bill.sum():.2f}; the {len(owner)} owners pay {bill[list(owner)].sum() / bill.sum():.0%} of it")
-print("no query without an object pays for its box:", not bill[[q for q in range(25) if q not in owner], 1:].any())
+show(plots.matrix(bill[order], rows, ["class x 2", "L1 x 5", "GIoU x 2"],
+                  title="The nine dearest queries of one scene"),
+     alt="A table of nine queries and what each pays for class, L1 and GIoU. The four that own a thing come "
+         "first and pay in all three columns. The others own nothing and pay in the class column only.")
+print(f"25 queries pay {bill.sum():.2f}; the {len(owner)} owners pay "
+      f"{bill[list(owner)].sum() / bill.sum():.0%} of it")
+print("no query without an object pays for its box:",
+      not bill[[q for q in range(25) if q not in owner], 1:].any())
 
 # %% [markdown]
 # A query without an object pays for its words and never for its box. Its box may lie anywhere. That is why boxes of unmatched queries
@@ -581,7 +611,8 @@ check("08.pencil", my_loss)
 def right_classes(pairs, labels, queries, classes):
     """The right class of every query.
 
-    pairs: list of (query, object); labels (M,): the objects' classes, 0 to classes - 1; queries, classes: how many
+    pairs: list of (query, object); labels (M,): the objects' classes, 0 to classes - 1
+    queries, classes: how many there are
     -> (queries,) long
     """
     return None  # your lines
@@ -590,7 +621,8 @@ def right_classes(pairs, labels, queries, classes):
 def right_classes(pairs, labels, queries, classes):
     """The right class of every query.
 
-    pairs: list of (query, object); labels (M,): the objects' classes, 0 to classes - 1; queries, classes: how many
+    pairs: list of (query, object); labels (M,): the objects' classes, 0 to classes - 1
+    queries, classes: how many there are
     -> (queries,) long
     """
     right = torch.full((queries,), classes)  # no object comes after the last class
@@ -624,7 +656,8 @@ def box_losses(boxes, wanted, pairs, count):
     boxes (Q, 4), wanted (M, 4), both centre and size; pairs: list of (query, object); count: a number
     -> tensor of two: L1, 1 - GIoU
     """
-    mine, theirs = boxes[[query for query, _ in pairs]], wanted[[thing for _, thing in pairs]]  # (pairs, 4) each
+    mine = boxes[[query for query, _ in pairs]]  # (pairs, 4)
+    theirs = wanted[[thing for _, thing in pairs]]  # (pairs, 4)
     l1 = (mine - theirs).abs().sum()
     far = (1 - giou(cxcywh_to_xyxy(mine), cxcywh_to_xyxy(theirs))).sum()
     return torch.stack([l1, far]) / count
@@ -640,16 +673,16 @@ check("08.boxes", box_losses)
 
 # %% tags=["exercise"]
 def safe_focal(logits, yes, alpha, gamma):
-    """Focal loss, summed. logits (Q, C); yes (Q, C) bool, whether yes is right; alpha for yes, 1 - alpha for no."""
+    """Focal loss, summed. logits (Q, C); yes (Q, C) bool, is yes right?; alpha for yes, 1 - alpha for no."""
     return None  # your lines
 
 # %% tags=["solution"]
 def safe_focal(logits, yes, alpha, gamma):
-    """Focal loss, summed. logits (Q, C); yes (Q, C) bool, whether yes is right; alpha for yes, 1 - alpha for no."""
+    """Focal loss, summed. logits (Q, C); yes (Q, C) bool, is yes right?; alpha for yes, 1 - alpha for no."""
     signed = torch.where(yes, logits, -logits)  # the logit of the right answer
     alpha_t = torch.where(yes, alpha, 1 - alpha)
     wrong = torch.sigmoid(-signed)  # 1 - p_t
-    return (alpha_t * wrong**gamma * torch.nn.functional.softplus(-signed)).sum()  # -log p_t = softplus(-signed)
+    return (alpha_t * wrong**gamma * torch.nn.functional.softplus(-signed)).sum()  # softplus: -log p_t
 
 # %%
 check("08.focal", safe_focal)
@@ -678,7 +711,7 @@ check("08.focal", safe_focal)
 quiz("08")
 
 # %% [markdown]
-# **Next:** 09, *train DETR*: all parts together, on your own machine.
+# **Next:** [09, train DETR](09_train_detr.ipynb): all parts together, on your own machine.
 #
 # **References**
 #
