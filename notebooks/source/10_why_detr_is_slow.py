@@ -63,10 +63,12 @@ def first_step(lines, name, level):
 
 show(looking_plots.histories([Panel("How well matched boxes fit", "IoU of box and object",
                                     {"DETR": history(detr, "iou"), "SMCA": history(smca, "iou")})]),
-     alt="Mean IoU of matched boxes against the step, logarithmic. Both rise to about 0.57, SMCA by step 50, DETR by step 200. "
-         "Both rest there, SMCA until step 200, DETR until step 400, and climb on, SMCA to 0.76 at step 800, DETR at 2,000.")
+     alt="Mean IoU of matched boxes against the step, logarithmic. Both rise to about 0.57, SMCA by step 50, "
+         "DETR by step 200. Both rest there, SMCA until step 200, DETR until step 400, and climb on, SMCA to "
+         "0.76 at step 800, DETR at 2,000.")
 slow, fast = first_step(detr, "iou", 0.65), first_step(smca, "iou", 0.65)
-print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for SMCA: {slow / fast:.1f} times as late")
+print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for SMCA: {slow / fast:.1f} times "
+      "as late")
 assert slow >= 2 * fast
 
 # %% [markdown]
@@ -107,10 +109,11 @@ for height, width in [(2, 2), (8, 8), (25, 38)]:
     values = torch.randn(n, 1)  # (n, 1)
     scores = torch.zeros(n, requires_grad=True)
     (scores.softmax(0) @ values).sum().backward()
-    print(f"{height:2} x {width:2} places: a value gets {1 / n:.5f}, a score about {scores.grad.abs().mean():.5f}")
+    print(f"{height:2} x {width:2} places: a value gets {1 / n:.5f}, a score about "
+          f"{scores.grad.abs().mean():.5f}")
 
 # %% [markdown]
-# 8 x 8 are our scenes, 25 x 38 a typical COCO image for DETR. This is the argument in Deformable DETR's section 3:
+# 8 x 8 are our scenes, 25 x 38 a wide COCO image for DETR. This is the argument in Deformable DETR's section 3:
 # about 1/N everywhere, so the gradient hardly says which place was the useful one.
 #
 # Is our untrained DETR like that? We take what each head collects, and compare it with the mean of the values.
@@ -133,7 +136,7 @@ untrained, trained = dm.build("detr").eval(), load_weights(DATA / "weights/detr.
 for name, model in {"untrained": untrained, "trained": trained}.items():
     with torch.no_grad(), dm.AttentionTrace(model) as trace:
         model(batch.images[:16], batch.mask[:16])
-    record = trace["decoder.layers.0.cross_attention"]  # weights (B, heads, Q, HW), value (B, heads, HW, d/heads)
+    record = trace["decoder.layers.0.cross_attention"]  # weights (B, heads, Q, HW), value (B, heads, HW, d/h)
     collected, mean = record.weights @ record.value, record.value.mean(dim=2, keepdim=True)
     likeness = torch.cosine_similarity(collected, mean, dim=-1).mean()
     print(f"{name:9} cosine of what a query collects and the mean of all values: {likeness:.2f}")
@@ -143,7 +146,8 @@ for name, model in {"untrained": untrained, "trained": trained}.items():
 #
 # ## 3. Instrument one: how wide?
 #
-# The **entropy** of a map, −Σ w log w, says how spread out it is. Its exponential can be read as a number of places.
+# The **entropy** of a map, −Σ w log w, says how spread out it is. With the natural logarithm its unit is the *nat*, and
+# its exponential can be read as a number of places.
 
 # %%
 def entropy_of(weights):
@@ -171,10 +175,11 @@ weights = torch.randn(4, 4).flatten().softmax(0).view(4, 4)
 figure, (left, middle) = plots.canvas(2, width=6.0, height=3.0)
 looking_plots.cells(part, box, title="covered", axes=left)
 looking_plots.cells(weights, box, title="attention", axes=middle)
-show(figure, alt="Two 4 by 4 grids with the same box over the middle. Left: the covered part of each cell, 0.75 in the four "
-                 "middle cells, 0 elsewhere. Right: attention weights, largest 0.22.")
+show(figure, alt="Two 4 by 4 grids with the same box over the middle. Left: the covered part of each cell, "
+                 "0.75 in the four middle cells, 0 elsewhere. Right: attention weights, largest 0.22.")
 inside = (weights * part).sum()
-print(f"inside: {inside:.3f}   package agrees: {torch.isclose(inside, looking.mass_inside(weights, box)).item()}")
+print(f"inside: {inside:.3f}   package agrees: "
+      f"{torch.isclose(inside, looking.mass_inside(weights, box)).item()}")
 flat = torch.full((4, 4), 1 / 16)
 print(f"uniform attention has {(flat * part).sum():.4f} inside; the box's area is {box[2] * box[3]:.4f}")
 
@@ -188,24 +193,31 @@ print(f"uniform attention has {(flat * part).sum():.4f} inside; the box's area i
 # held-out scenes, in the last decoder layer.
 
 # %%
-predict("10.mass", "By step 100, DETR's matched boxes have come from IoU 0.16 to about 0.5. How much of the attention is "
-        "inside the object's box, which covers 10% of the image?", "about half", "about 10%, as if uniform", "under 5%")
+predict("10.mass", "By step 100, DETR's matched boxes have come from IoU 0.16 to about 0.5. How "
+                   "much of the attention is inside the object's box, which covers 10% of the "
+                   "image?", "about half", "about 10%, as if uniform", "under 5%")
 
 # %%
 uniform = detr[0]["uniform"][-1]
 show(looking_plots.histories([
-    Panel("How wide", "entropy of a head, in nats", {"DETR": history(detr, "entropy"), "SMCA": history(smca, "entropy")},
+    Panel("How wide", "entropy of a head, in nats",
+          {"DETR": history(detr, "entropy"), "SMCA": history(smca, "entropy")},
           (math.log(64), "uniform")),
-    Panel("How much on the object", "mass inside the box", {"DETR": history(detr, "mass"), "SMCA": history(smca, "mass")},
+    Panel("How much on the object", "mass inside the box",
+          {"DETR": history(detr, "mass"), "SMCA": history(smca, "mass")},
           (uniform, "uniform"))]),
-     alt="Two panels against the step. Entropy: DETR starts at the uniform 4.16 and falls to 2.3; SMCA starts at 3.6. "
-         "Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, then rises to 0.36; SMCA starts "
-         "at 0.19 and rises early.")
+     alt="Two panels against the step. Entropy: DETR starts at the uniform 4.16 and falls to 2.3; SMCA "
+         "starts at 3.6. Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, "
+         "then rises to 0.36; SMCA starts at 0.19 and rises early.")
+
+# %%
 mass = dict(zip(*history(detr, "mass")))
 places = {step: math.exp(value) for step, value in zip(*history(detr, "entropy"))}
 for step in (0, 100, 400, 1000, 2500):
-    print(f"step {step:5,}: a head looks at {places[step]:4.1f} of 64 places; inside {mass[step]:.3f}, uniform {uniform:.3f}")
-reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a", "The boxes improved without anyone looking.")
+    print(f"step {step:5,}: a head looks at {places[step]:4.1f} of 64 places; inside {mass[step]:.3f}, "
+          f"uniform {uniform:.3f}")
+reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a",
+       "The boxes improved without anyone looking.")
 
 # %% [markdown]
 # Read it slowly:
@@ -223,18 +235,22 @@ reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a", "The boxes im
 # **another image**, and measure it inside *this* box.
 
 # %%
-predict("10.habit", "DETR after 2,500 steps has about a third of its attention inside the box. How much of the same query's "
-        "map from another image is inside that box?", "about 10%, as if uniform", "about 20%, half way", "well over 20%: most of it")
+predict("10.habit", "DETR after 2,500 steps has about a third of its attention inside the "
+                    "box. How much of the same query's map from another image is inside that "
+                    "box?", "about 10%, as if uniform", "about 20%, half way", "well over 20%: most of it")
 
 # %%
 elsewhere = dict(zip(*history(detr, "elsewhere")))
 show(looking_plots.histories([
     Panel(name, "mass inside the box",
-          {"this image": history(lines, "mass"), "another image": history(lines, "elsewhere")}, (uniform, "uniform"))
+          {"this image": history(lines, "mass"), "another image": history(lines, "elsewhere")},
+          (uniform, "uniform"))
     for name, lines in {"DETR": detr, "SMCA": smca}.items()], top=0.55),
-     alt="For DETR and SMCA: mass inside the box from this image's map and from the same query's map in another image. In "
-         "both panels the two curves rise together for hundreds of steps; only at the end this image's is a little higher.")
-print(f"DETR at the end: this image {mass[2500]:.2f}, another image {elsewhere[2500]:.2f}, uniform {uniform:.2f}")
+     alt="For DETR and SMCA: mass inside the box from this image's map and from the same query's map in "
+         "another image. In both panels the two curves rise together for hundreds of steps; only at the end "
+         "this image's is a little higher.")
+print(f"DETR at the end: this image {mass[2500]:.2f}, another image {elsewhere[2500]:.2f}, uniform "
+      f"{uniform:.2f}")
 share_of_habit = (elsewhere[2500] - uniform) / (mass[2500] - uniform)
 print(f"so {share_of_habit:.0%} of what exceeds uniform is there without this image")
 reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0.15 else "a",
@@ -253,7 +269,8 @@ gap, gap_smca = gaps(detr), gaps(smca)
 for step in (100, 400, 600, 1000):
     print(f"step {step:5,}: gap of DETR {gap[step]:+.3f}, of SMCA {gap_smca[step]:+.3f}")
 print(f"step 2,500: gap of DETR {gap[2500]:+.3f}")
-print("DETR has no gap to speak of until step 400:", max(abs(gap[step]) for step in gap if step <= 400) < 0.02)
+print("DETR has no gap to speak of until step 400:",
+      max(abs(gap[step]) for step in gap if step <= 400) < 0.02)
 print("and a clear one at the end:                ", gap[2500] > 0.03)
 
 # %% [markdown]
@@ -267,7 +284,8 @@ print("and a clear one at the end:                ", gap[2500] > 0.03)
 # another one, in which matched queries see only cells that touch their object's box, or only the other cells.
 
 # %%
-predict("10.cut", "The trained DETR may look only at the cells that its object's true box touches. Its boxes become ...",
+predict("10.cut", "The trained DETR may look only at the cells that its object's true box touches. Its boxes "
+                  "become ...",
         "better: nothing distracts it", "the same", "worse")
 
 # %%
@@ -291,12 +309,14 @@ def boxes_when_seeing(seen):
     return fits.mean().item(), scores.gather(1, labels[:, None]).mean().item()
 
 # %%
-results = {"all cells": boxes_when_seeing(torch.ones_like(touched)), "only cells of the object": boxes_when_seeing(touched),
+results = {"all cells": boxes_when_seeing(torch.ones_like(touched)),
+           "only cells of the object": boxes_when_seeing(touched),
            "only the other cells": boxes_when_seeing(~touched)}
 for name, (fit, score) in results.items():
     print(f"{name:25} IoU {fit:.2f}   score of the right class {score:.2f}")
 worse = results["only cells of the object"][0] < results["all cells"][0] - 0.05
-reveal("10.cut", "c" if worse else "b", "The class comes from inside. An edge has two sides, and boxes are made of edges.")
+reveal("10.cut", "c" if worse else "b", "The class comes from inside. An edge has two sides, and boxes are "
+                                        "made of edges.")
 
 # %% [markdown]
 # The score needs the inside: without it, the class is lost. The box needs both. So full mass inside is **not** the
@@ -308,7 +328,7 @@ reveal("10.cut", "c" if worse else "b", "The class comes from inside. An edge ha
 # An object **flips** when its query is another one than before. By hand, with three objects and four queries:
 
 # %%
-before = torch.tensor([0, 1, -1, 2])  # query 0 owns object 0, query 1 object 1, query 2 none, query 3 object 2
+before = torch.tensor([0, 1, -1, 2])  # query 0 owns object 0, 1 object 1, 2 none, 3 object 2
 after = torch.tensor([1, 0, -1, 2])  # objects 0 and 1 have changed hands
 
 owning = after >= 0
@@ -322,9 +342,11 @@ print(f"{flips:.3f} of the objects flipped; package agrees:",
 
 # %%
 show(looking_plots.histories([Panel("Objects that change hands within 25 steps", "part of all objects",
-                                    {"DETR": history(detr, "flips"), "SMCA": history(smca, "flips")}, (0.96, "by lot"))]),
-     alt="Part of the objects that change their query within 25 steps, against the step. DETR stays between 0.5 and 0.9 "
-         "until about step 800 and then falls to 0.25. SMCA starts lower and wavers between 0.4 and 0.6.")
+                                    {"DETR": history(detr, "flips"), "SMCA": history(smca, "flips")},
+                                    (0.96, "by lot"))]),
+     alt="Part of the objects that change their query within 25 steps, against the step. DETR stays between "
+         "0.5 and 0.9 until about step 800 and then falls to 0.25. SMCA starts lower and wavers between 0.4 "
+         "and 0.6.")
 flip, flip_smca = (dict(zip(*history(lines, "flips"))) for lines in (detr, smca))
 fit, fit_smca = (dict(zip(*history(lines, "iou"))) for lines in (detr, smca))
 for step in (50, 100, 400, 600):
@@ -348,6 +370,8 @@ assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 # A score is a dot product of two sums. So it has four terms:
 #
 # (content + position) · (memory + place) = content · memory + content · place + position · memory + position · place
+#
+# (*Position*: the query's address of notebook 06. *Place*: the address of a place.)
 #
 # `listen` hears what cross-attention was given; `score_terms` splits every score. Do the four add up to the attention?
 
@@ -375,12 +399,13 @@ names = [name.replace("content x", "content x\n").replace("position x", "positio
 rows = [f"layer {n}" for n in (1, 2, 3)]
 figure, axes = plots.canvas(2, height=2.7)
 for place, (title, model) in zip(axes, {"untrained": untrained, "trained": trained}.items()):
-    spreads = torch.tensor([[looking.spread(terms[name]).mean() for name in TERMS] for terms, _ in terms_of(model, 50)])
+    spreads = torch.tensor([[looking.spread(terms[name]).mean() for name in TERMS]
+                            for terms, _ in terms_of(model, 50)])
     plots.matrix(spreads, rows, names, title=title, top=3.5, axes=place)
     place.tick_params(axis="x", labelsize=7.5)
-show(figure, alt="Two tables of standard deviations, three layers by four terms. Untrained: all under 0.25. Trained: position x "
-                 "content is largest in layer 1 with 3.4, content x content in layers 2 and 3 with 2.5 and 2.9; the two "
-                 "terms with the image's position stay under 1.")
+show(figure, alt="Two tables of standard deviations, three layers by four terms. Untrained: at most 0.25. "
+                 "Trained: position x content is largest in layer 1 with 3.4, content x content in layers 2 "
+                 "and 3 with 2.5 and 2.9; the two terms with the image's position stay under 1.")
 assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
 
 # %% [markdown]
@@ -393,7 +418,8 @@ small_set = Scenes(100, seed=HELD_OUT_SEED)
 def ap_without(term):
     """AP50 on 100 scenes of the trained DETR, with one term left out of all scores."""
     def cross_attend(layer, queries, memory, grid):
-        attention, asked = layer.cross_attention, looking.Asked(queries.content, queries.position, memory, grid.position)
+        attention = layer.cross_attention
+        asked = looking.Asked(queries.content, queries.position, memory, grid.position)
         terms = looking.score_terms(attention, asked)
         weights = sum(value for name, value in terms.items() if name != term).softmax(-1)  # (B, heads, Q, HW)
         return attention.output(attention.merge(weights @ attention.split(attention.value(memory))))
@@ -411,7 +437,7 @@ assert ap["position x position"] > 0.9 * ap[None] and ap["position x content"] <
 
 # %%
 cell = (torch.arange(8) + 0.5) / 8
-where = torch.cartesian_prod(cell, cell).flip(1).repeat(100, 1).double()  # (100 * 64, 2), x and y of every token
+where = torch.cartesian_prod(cell, cell).flip(1).repeat(100, 1).double()  # (100 * 64, 2), each token's x, y
 
 def readout(tokens):
     """How much of a place's x and y a linear map reads off its token: R2 on 100 fresh images."""
@@ -423,7 +449,8 @@ def readout(tokens):
 with torch.no_grad():
     for name, model in {"untrained": untrained, "trained": trained}.items():
         tokens, grid = model.tokenize(batch.images, batch.mask)
-        print(f"{name:9} before the encoder {readout(tokens):.2f}   memory {readout(model.encoder(tokens, grid)):.2f}")
+        print(f"{name:9} before the encoder {readout(tokens):.2f}   memory "
+              f"{readout(model.encoder(tokens, grid)):.2f}")
 
 # %% [markdown]
 # Content carries the position. This is Conditional DETR's complaint: content must do two jobs, say what a thing is
@@ -460,7 +487,8 @@ weights = looking.roi_weights(odd, (8, 8))[0]  # (8, 8)
 attended = weights.log().flatten().softmax(0) @ features[0].flatten(1).T
 corners = dm.boxes.cxcywh_to_xyxy(odd) * 8
 aligned = roi_align(features, [corners], 1, sampling_ratio=4, aligned=True).flatten()
-print("attention with scores log(weights) = torchvision's RoIAlign:", torch.allclose(attended, aligned, atol=1e-5))
+print("attention with scores log(weights) = torchvision's RoIAlign:",
+      torch.allclose(attended, aligned, atol=1e-5))
 
 # %% [markdown]
 # So cross-attention *can* be RoIAlign, exactly. It only has to find the scores. How near has ours come? The **overlap**
@@ -468,29 +496,33 @@ print("attention with scores log(weights) = torchvision's RoIAlign:", torch.allc
 
 # %%
 boxes = dm.boxes.cxcywh_to_xyxy(wanted) * 128
-chosen = [i for i in range(len(image)) if image[i] == 0][:1] + [i for i in range(len(image)) if image[i] == 7][:1]
+chosen = [image.tolist().index(number) for number in (0, 7)]  # the first matched query of two scenes
 for i in chosen:
-    learned, roi = look.attention[-1][image[i], :, query[i]].mean(0), looking.roi_weights(wanted[i: i + 1], (8, 8))[0]
-    best = looking.overlap(look.attention[-1][image[i], :, query[i]], roi).argmax()
-    show(looks(held_out[image[i]][0], [learned, look.attention[-1][image[i], best, query[i]], roi],
+    heads = look.attention[-1][image[i], :, query[i]]  # (heads, 8, 8)
+    roi = looking.roi_weights(wanted[i: i + 1], (8, 8))[0]  # (8, 8)
+    best = looking.overlap(heads, roi).argmax()
+    show(looks(held_out[image[i]][0], [heads.mean(0), heads[best], roi],
                ["mean of 8 heads", f"head {int(best)}", "RoIAlign"], boxes=[boxes[i]] * 3),
-         alt="A scene with a framed thing, and three maps: the mean of all heads glows around the frame, one head glows inside, "
-             "and RoIAlign's map fills the frame evenly.")
+         alt="A scene with a framed thing, and three maps: the mean of all heads glows around the frame, one "
+             "head glows inside, and RoIAlign's map fills the frame evenly.")
 
 # %%
 roi = dict(zip(*history(detr, "roi")))
 flat = detr[0]["roi_uniform"][-1]
 for step in (0, 400, 1000, 2500):
-    print(f"step {step:5,}: overlap of the heads' mean map with RoIAlign's {roi[step]:.2f} (uniform attention {flat:.2f})")
+    print(f"step {step:5,}: overlap of the heads' mean map with RoIAlign's {roi[step]:.2f} (uniform "
+          f"attention {flat:.2f})")
 
 maps = look.attention[-1][image, :, query]  # (N, heads, 8, 8)
 each = looking.mass_inside(maps, wanted[:, None]).mean(0)  # (heads,)
 print("mass inside, head by head:", [round(value, 2) for value in each.tolist()])
-print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6), "  the others look elsewhere:", int((each < 0.45).sum()))
+print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6),
+      "  the others look elsewhere:", int((each < 0.45).sum()))
 
 # %% [markdown]
-# One head has become a soft RoIAlign. The others have gone to the sides of the box, as notebook 09 drew, and as the
-# cut of section 5 explains. It took 2,500 steps, and each query had to find it for itself.
+# One head, number 6, has become a soft RoIAlign on average. (Head 1 fits the second scene better.) The
+# others look elsewhere, four of them towards the sides of the box, as notebook 09 drew, and as the cut of
+# section 5 explains. It took 2,500 steps.
 #
 # ## 9. Aligned by construction
 #
@@ -515,29 +547,32 @@ said = {"one-stage": (head(features[:, :, 2, 5]).sum(1), anchor.expand(16, 4)),
         "two-stage": (head(pooled).sum(1), proposal.expand(16, 4))}
 for name, model in {"new DETR": untrained, "trained DETR": trained}.items():
     boxes = model(images, batch.mask[:16]).boxes[-1]  # (16, Q, 4)
-    owner = [int(query[image == i][0]) for i in range(16)]  # in each image, a query that the trained DETR matched
+    owner = [int(query[image == i][0]) for i in range(16)]  # per image, a query that the trained DETR matched
     mine = boxes[range(16), owner]  # (16, 4)
     said[name] = (mine.sum(1), mine.detach())
 read = {name: looking.reads(number, images, (8, 8)) for name, (number, _) in said.items()}  # (16, 8, 8)
 
 # %%
 first = {name: said[name][1][0] for name in said}
-show(looks(held_out[0][0], [read[name][0] if "trained" in name else read[name].mean(0) for name in said], list(said),
+show(looks(held_out[0][0], [read[name][0] if "trained" in name else read[name].mean(0) for name in said],
+           list(said),
            boxes=[dm.boxes.cxcywh_to_xyxy(first[name]) * 128 for name in said]),
-     alt="Four maps of what a prediction reads. One-stage: a compact spot around the anchor. Two-stage: the proposal's box. "
-         "New DETR: the whole image. Trained DETR: mostly around its box.")
+     alt="Four maps of what a prediction reads. One-stage: a compact spot around the anchor. Two-stage: the "
+         "proposal's box. New DETR: the whole image. Trained DETR: mostly around its box.")
 
 # %%
 rows = {}
 for name, (_, own) in said.items():
     share = looking.coverage(own, (8, 8)).mean((-2, -1)).mean().item()
-    rows[name] = {"read inside its own box": looking.mass_inside(read[name], own).mean().item(), "area of the box": share}
+    rows[name] = {"read inside its own box": looking.mass_inside(read[name], own).mean().item(),
+                  "area of the box": share}
 show(looking_plots.stacked(rows, xlabel="part", title="What a prediction reads, inside its own box"),
-     alt="Pairs of bars: the part of the reading inside the prediction's own box, and the box's area. One-stage 0.65 and 0.14, "
-         "two-stage 0.47 and 0.14, new DETR 0.37 and 0.27, trained DETR 0.35 and 0.08.")
+     alt="Pairs of bars: the part of the reading inside the prediction's own box, and the box's area. "
+         "One-stage 0.65 and 0.14, two-stage 0.47 and 0.14, new DETR 0.37 and 0.27, trained DETR 0.35 and "
+         "0.08.")
 times = {name: row["read inside its own box"] / row["area of the box"] for name, row in rows.items()}
 print("times the area:", {name: round(value, 1) for name, value in times.items()})
-assert times["one-stage"] > 3 and times["two-stage"] > 3 and times["new DETR"] < 2 and times["trained DETR"] > 3
+assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 and times["new DETR"] < 2
 
 # %% [markdown]
 # In the bars, a new DETR reads its box hardly more than the rest. The two CNN heads read theirs several times more
@@ -642,7 +677,8 @@ check("10.inside", inside)
 def terms(content, position, memory, place, query, key):
     """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
 
-    Order: content x content, content x position, position x content, position x position, the query's part first.
+    Order: content x content, content x position, position x content, position x position.
+    The query's part is named first.
     """
     return None  # your lines
 
@@ -650,10 +686,11 @@ def terms(content, position, memory, place, query, key):
 def terms(content, position, memory, place, query, key):
     """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
 
-    Order: content x content, content x position, position x content, position x position, the query's part first.
+    Order: content x content, content x position, position x content, position x position.
+    The query's part is named first.
     """
     asking = content @ query[0].T, position @ query[0].T + query[1]  # the bias once
-    asked = memory @ key[0].T, place @ key[0].T  # the key's bias adds the same to all keys: softmax does not see it
+    asked = memory @ key[0].T, place @ key[0].T  # the key's bias adds the same to all keys: not seen
     return torch.stack([q @ k.T for q in asking for k in asked]) / math.sqrt(content.shape[-1])
 
 # %%
@@ -684,12 +721,13 @@ for name in ("entropy", "mass", "elsewhere", "iou"):
     close = abs(recorded - measured) < 0.15 * recorded
     print(f"{name:10} recorded {recorded:.2f}   shipped weights {measured:.2f}   close: {close}")
 habit = (now["elsewhere"][-1] - uniform) / (now["mass"][-1] - uniform)
-print(f"habit, the part that is there without this image: recorded {share_of_habit:.0%}, shipped weights {habit:.0%}")
+print(f"habit, the part that is there without this image: recorded {share_of_habit:.0%}, shipped weights "
+      f"{habit:.0%}")
 
 # %% [markdown]
 # ## 13. Limits, and errata
 #
-# - **One seed, one toy.** 64 places instead of about 950, ten classes, a backbone that knows them. The problem is
+# - **One seed, one toy.** 64 places instead of 850 or more, ten classes, a backbone that knows them. The problem is
 #   *milder* here than on COCO, and the order of events need not be the same there.
 # - **The gap is a lower bound** of what follows the image. Another image may have an object in the same place.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
@@ -704,10 +742,14 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 #
 # ## Recap
 #
+# **So why 500 epochs?** Nothing gives a DETR query a place. It starts with the mean of the image and improves its boxes
+# as far as that goes: 400 steps here, attention at chance. Then it finds a home, and later the object in it. With homes
+# as a gift (SMCA), good boxes come 2.5 times as early. That is measured, on 64 places. That the same search, among 850,
+# takes most of COCO's 500 epochs, is inferred.
+#
 # - Uniform attention hands every query the mean of the image, and every place 1/HW of the gradient.
-# - DETR's boxes improve a great deal before attention knows about objects. Then comes a flat stretch, and then mass
-#   rises.
-# - Most of the rise is habit: a home region. A control tells. SMCA gives homes early, and that is what it is worth.
+# - Most of the rise in mass is habit: a home region. A control tells. SMCA gives homes early, and that is what it is
+#   worth.
 # - Flips are frequent, but a detector can learn quickly in spite of them.
 # - Content does the work of position. Address against address hardly matters in the trained DETR.
 # - CNN detectors read the place they speak about, by construction. The fixes give that back to queries.
