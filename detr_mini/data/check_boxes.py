@@ -1,6 +1,7 @@
 """Checking the annotations of a split: classes, box sizes, crowding, degenerate and repeated boxes."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -113,7 +114,7 @@ def box_findings(split: RawSplit) -> list[Finding]:
 
 def _level(bad: np.ndarray) -> str:
     """A few boxes at fault are a warning, many are an error."""
-    return "error" if bad.mean() > MANY_BAD else "warning"
+    return "error" if bad.sum() >= FEW_OBJECTS and bad.mean() > MANY_BAD else "warning"
 
 
 def _examples(split: RawSplit, mask: np.ndarray) -> list[str]:
@@ -145,15 +146,16 @@ def class_findings(split: RawSplit) -> list[Finding]:
     twice = [name for name, times in Counter(names.values()).items() if times > 1]
     none = [name for i, name in names.items() if not counts[i]]
     few = [f"{name}: {counts[i]}" for i, name in names.items() if 0 < counts[i] < FEW_OBJECTS]
-    gaps = sorted(set(range(min(names), max(names))) - set(names))
+    ids = sorted(names)
+    gaps = [f"{a + 1} to {b - 1}" if b - a > 2 else str(a + 1) for a, b in pairwise(ids) if b - a > 1]
     return [
         *found("error" if len(none) == len(names) else "warning", "classes without objects", split.name, none,
                "classes have no object: take them off the list, or find pictures of them"),
         *found("warning", "two classes of one name", split.name, twice, "names stand for more than one class"),
         *found("warning", "rare classes", split.name, few,
                f"classes have fewer than {FEW_OBJECTS} objects: too few to learn, and to measure"),
-        *found("note", "gaps in class ids", split.name, [str(i) for i in gaps],
-               "numbers between the first and the last id have no class: labels count up without them"),
+        *found("note", "gaps in class ids", split.name, gaps,
+               "groups of numbers between the first and the last id have no class: labels count up without them"),
     ]
 
 

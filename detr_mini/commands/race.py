@@ -1,0 +1,71 @@
+"""python -m detr_mini race"""
+
+import argparse
+import json
+from pathlib import Path
+
+from detr_mini.commands.shared import positive
+
+
+def add_race(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "race", help="train detectors on the same scenes with several seeds, and record their curves",
+        description="Train detectors on the same 4,000 scenes and record average precision on 400 held-out ones. "
+        "A run whose file is there is not repeated.",
+    )
+    command.add_argument("--detectors", nargs="+", default=["detr"], help="see `list` (default: detr)")
+    command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    command.add_argument("--steps", type=int, help="training steps (default: each recipe's own)")
+    command.add_argument("--every", type=int, default=250, help="steps between evaluations (default: %(default)s)")
+    command.add_argument("--to", type=Path, default=Path("runs/race"), help="folder for the curves (%(default)s)")
+    command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
+    command.add_argument("--own", action="store_true", help="each paper's own recipe instead of one for all")
+    command.add_argument(
+        "--change", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the model, e.g. refine=false"
+    )
+    command.add_argument(
+        "--costs", type=Path, metavar="FILE",
+        help="train nothing to the end: write parameters, operations, time per step and memory of every detector",
+    )
+    command.add_argument(
+        "--against", type=Path, metavar="FOLDER",
+        help="train nothing: say whether the runs in --to agree with those in this folder; status 1 when they do not",
+    )
+    command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
+    command.set_defaults(run=run_race)
+
+
+def run_race(options: argparse.Namespace) -> int | None:
+    """Run what is missing and print one line per run; or one of the things that are done with finished runs."""
+    from detr_mini.course.race import race
+    from detr_mini.course.race_check import agreement
+    from detr_mini.course.race_costs import costs
+    from detr_mini.course.race_table import race_table
+
+    if options.table:
+        return print(race_table(options.table))
+    if options.against:
+        words, agree = agreement(options.against, options.to)
+        print(words)
+        return 0 if agree else 1
+    if options.costs:
+        return print(costs(options.detectors, options.costs, options.own))
+    every = positive(options.every, "--every")
+    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own,
+                 fields_of(options.change))
+    for path in files:
+        last = json.loads(path.read_text().splitlines()[-1])
+        said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"
+        print(f"{path.stem}: {said}")
+
+
+def fields_of(changes: list[str]) -> dict[str, object]:
+    """["refine=false", "points=8"] -> {"refine": False, "points": 8}; ValueError for one that is not of this form."""
+    fields = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"--change {change}: write FIELD=VALUE, as in refine=false or points=8") from error
+    return fields
