@@ -5,8 +5,8 @@ import pytest
 
 from detr_mini import zoo
 from detr_mini.__main__ import main
-from detr_mini.commands.race import fields_of
 from detr_mini.checkpoints import load_weights, read_facts
+from detr_mini.commands.race import fields_of
 from detr_mini.course import race as races
 from detr_mini.course import race_table as races_table
 from detr_mini.course.own_recipe import own_recipe
