@@ -77,10 +77,12 @@ def choose_epochs(images: int) -> int:
 
 def fitted_recipe(
     name: str, facts: DataFacts, gpu: bool, backbone: str = "efficientnet_lite0", model: ModelRecipe | None = None,
+    batch: int | None = None,
 ) -> tuple[Recipe, list[Choice]]:
     """A detector's recipe for a data set, and what was chosen with reasons.
 
     gpu: whether one is there. model: the shape of a checkpoint that training starts from; it keeps its shape.
+    batch: images per step, None to have it chosen; the steps follow from it.
     Raises ValueError for an unknown detector and for a data set without images.
     """
     if facts.images < 1:
@@ -88,7 +90,7 @@ def fitted_recipe(
     base = zoo.recipe(name, "coco" if gpu else "scenes")
     shape, shape_choices = _model(name, base.model, facts, gpu, backbone, model)
     data, data_choices = _data(facts, gpu, shape.backbone)
-    train, train_choices = _train(base.train, facts, gpu)
+    train, train_choices = _train(base.train, facts, gpu, batch)
     return replace(base, model=shape, data=data, train=train), shape_choices + data_choices + train_choices
 
 
@@ -125,9 +127,10 @@ def _data(facts: DataFacts, gpu: bool, backbone: str) -> tuple[DataRecipe, list[
     return data, [Choice("--size", size, why)]
 
 
-def _train(base: TrainRecipe, facts: DataFacts, gpu: bool) -> tuple[TrainRecipe, list[Choice]]:
+def _train(base: TrainRecipe, facts: DataFacts, gpu: bool, batch: int | None) -> tuple[TrainRecipe, list[Choice]]:
     """The schedule."""
-    batch = min(base.batch if gpu else CPU_BATCH, 1 << max(0, (facts.images // SHARE_OF_BATCH).bit_length() - 1))
+    share = max(1, facts.images // SHARE_OF_BATCH)
+    batch = batch or min(base.batch if gpu else CPU_BATCH, 1 << (share.bit_length() - 1))  # a power of two
     epochs = choose_epochs(facts.images)
     steps = max(LEAST_STEPS, epochs * facts.images // batch)
     frozen = facts.images < FEW

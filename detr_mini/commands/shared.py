@@ -10,7 +10,7 @@ def add_data(command: argparse.ArgumentParser, split: str) -> None:
     """The options that say which images."""
     command.add_argument(
         "--data", default="scenes", metavar="scenes|PATH",
-        help="generated scenes, or a folder with images and an instances JSON in COCO's format (default: scenes)",
+        help="generated scenes, or a folder of pictures in COCO's or Pascal VOC's format (default: scenes)",
     )
     command.add_argument("--split", default=split, help="which split of the folder to use (default: %(default)s)")
     command.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
@@ -24,16 +24,16 @@ def positive(value: int, option: str) -> int:
 
 
 def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int = 4000):
-    """Generated scenes, or a split of a COCO-format folder; the first `limit` images of it."""
-    from detr_mini.data.coco import CocoFolder
+    """Generated scenes, or a split of a folder in COCO's or VOC's format; the first `limit` images of it."""
     from detr_mini.data.scenes import Scenes
     from detr_mini.data.subset import First
+    from detr_mini.data.voc import open_folder
 
     if limit is not None:
         positive(limit, "--limit")
     if data == "scenes":
         return Scenes(limit or scenes, seed)
-    dataset = CocoFolder.open(Path(data), split)
+    dataset = open_folder(Path(data), split)
     return First(dataset, limit) if limit else dataset
 
 

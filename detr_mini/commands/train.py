@@ -1,37 +1,63 @@
 """python -m detr_mini train"""
 
 import argparse
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from detr_mini.commands.shared import SCENES_HELD_OUT, add_data, given, open_data, positive, same_labels
+
+BACKBONES = ("resnet50", "efficientnet_lite0", "small")
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "train", help="train a detector",
-        description="Train a detector. A run that was stopped goes on when the same command is given again.",
+        description="Train a detector. A run that was stopped goes on when the same command is given again. For a "
+        "folder of your own, size, steps, learning rates and queries are fitted to what is in it, unless you give a "
+        "preset; what was chosen is printed with its reason, and every option overrides it.",
     )
-    command.add_argument("--detector", default="detr", help="see `list` (default: %(default)s)")
+    command.add_argument("--detector", help="see `list` (default: detr for scenes, deformable for a folder)")
     command.add_argument(
-        "--preset", default="scenes",
-        help="scenes: small, for a laptop; coco: the paper's, for GPUs; or a form of it: coco-dc5 (default: scenes)",
+        "--preset", help="scenes: small, for a laptop; coco: the paper's, for GPUs; or a form of it: coco-dc5 "
+        "(default: scenes for scenes; a folder gets a recipe of its own)",
     )
     add_data(command, "train")
     command.add_argument("--val-split", default="val", help="split to evaluate on (default: %(default)s)")
     command.add_argument("--to", type=Path, default=Path("runs/train"), help="folder of the run (default: %(default)s)")
-    command.add_argument("--steps", type=int, help="training steps (default: the preset's)")
-    command.add_argument("--batch", type=int, help="images per step, over all processes (default: the preset's)")
-    command.add_argument("--lr", type=float, help="learning rate (default: the preset's)")
+    add_recipe(command)
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    add_machine(command)
+    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files into the run's folder")
+    command.add_argument("--record", type=Path, metavar="FILE", help="write provenance and curve as JSON lines")
+    command.set_defaults(run=run_train)
+
+
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """The options that change the recipe."""
+    command.add_argument("--steps", type=int, help="training steps (default: the recipe's)")
+    command.add_argument("--batch", type=int, help="images per step, over all processes (default: the recipe's)")
+    command.add_argument("--lr", type=float, help="learning rate (default: the recipe's)")
     command.add_argument("--backbone-lr", type=float, help="learning rate of the backbone, 0 freezes it")
     command.add_argument("--size", type=int, help="shorter side of the images in pixels, without scale jitter")
-    command.add_argument("--queries", type=int, help="most objects in an image (default: the preset's)")
+    command.add_argument("--queries", type=int, help="most objects in an image (default: the recipe's)")
+    command.add_argument("--backbone", choices=BACKBONES, help="(default: the recipe's)")
     command.add_argument(
         "--backbone-weights", default="imagenet", choices=("imagenet", "none"),
-        help="where a ResNet-50 starts (default: %(default)s)",
+        help="where resnet50 and efficientnet_lite0 start (default: %(default)s)",
     )
-    command.add_argument("--weights", type=Path, help="start from this detector's weights (of the same shape)")
-    command.add_argument("--evaluate-every", type=int, metavar="N", help="evaluate every N steps (default: at the end)")
-    command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    command.add_argument(
+        "--weights", type=Path, metavar="FILE",
+        help="start from a detector's weights, ours or its authors': all is kept but classes of other names",
+    )
+    command.add_argument(
+        "--evaluate-every", type=int, metavar="N",
+        help="evaluate every N steps (default: at the end; ten times on a folder)",
+    )
+
+
+def add_machine(command: argparse.ArgumentParser) -> None:
+    """The options that say how the machine is used."""
     command.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"), help="mixed precision")
     command.add_argument("--accumulate", type=int, default=1, help="micro-batches per step (default: %(default)s)")
     command.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
@@ -40,8 +66,6 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--recompute", action="store_true", help="the encoder computes its activations twice: less memory, more time"
     )
-    command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files into the run's folder")
-    command.set_defaults(run=run_train)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -54,46 +78,116 @@ def run_train(options: argparse.Namespace) -> None:
         options.data, options.val_split, SCENES_HELD_OUT, None, scenes=400
     )
     same_labels(train_set, val_set)
-    recipe = recipe_of(options, len(train_set.classes))
-    model = build_model(options, recipe)
+    source = source_of(options)
+    recipe = recipe_of(options, train_set, source)
+    model = build_model(options, recipe, source, train_set.classes)
+    results: list[dict] = []
+
+    def measure(detector):
+        result = evaluate(detector, val_set, recipe.data)
+        results.append(result.to_dict())
+        return result
+
     run = fit(
         model, train_set, recipe, options.to, seed=options.seed, accumulate=options.accumulate,
         precision=options.precision, workers=options.workers, tensorboard=options.tensorboard,
         processes=options.processes, compiled=options.compile, recompute=options.recompute,
-        evaluate=lambda detector: evaluate(detector, val_set, recipe.data), evaluate_every=options.evaluate_every,
+        evaluate=measure, evaluate_every=options.evaluate_every,
     )
     last = run.history[-1]
     print(f"{last['step']} steps, loss {last['loss']:.3f}, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}")
     print(f"weights: {options.to / 'final.safetensors'}")
+    if options.record:
+        record(options, recipe, run.history, results)
 
 
-def recipe_of(options: argparse.Namespace, classes: int):
-    """The preset's recipe with what the options change."""
-    from dataclasses import replace
+def record(options: argparse.Namespace, recipe, history: list[dict], results: list[dict]) -> None:
+    """Where the figures come from, then one line per evaluation; those before a stop have AP and AP50 only."""
+    from detr_mini.course.race import evaluations, provenance
+    from detr_mini.files import atomic
 
+    measured = [{"ap": line["ap"], "ap50": line["ap50"]} for line in history if "ap" in line]
+    results = measured[: len(measured) - len(results)] + results
+    lines = [provenance(options.detector, recipe, options.seed), *evaluations(history, results)]
+    with atomic(options.record) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"record: {options.record}")
+
+
+def source_of(options: argparse.Namespace):
+    """The weights to start from, or None; fills in the detector where none was given."""
+    from detr_mini.transfer import read_source, shape_for
+
+    source = read_source(options.weights) if options.weights else None
+    usual = "detr" if options.data == "scenes" or options.preset else "deformable"
+    options.detector = options.detector or (source.system if source else usual)
+    if source:
+        shape_for(source, options.detector)
+    return source
+
+
+def recipe_of(options: argparse.Namespace, train_set, source=None):
+    """The preset's recipe, or one fitted to a folder, with what the options change."""
     from detr_mini import zoo
 
-    recipe = zoo.recipe(options.detector, options.preset)
-    model = {"classes": classes, "queries": options.queries}
+    if options.data == "scenes" or options.preset:
+        recipe = zoo.recipe(options.detector, options.preset or "scenes")
+        shape = source.recipe if source else recipe.model
+        recipe = replace(recipe, model=replace(shape, classes=len(train_set.classes)))
+    else:
+        recipe = fitted(options, train_set, source)
+    if options.backbone:
+        recipe = replace(recipe, model=replace(recipe.model, backbone=options.backbone))
+    model = {"queries": options.queries}
     train = {"steps": options.steps, "batch": options.batch, "lr": options.lr, "backbone_lr": options.backbone_lr}
     recipe = replace(recipe, model=given(recipe.model, model), train=given(recipe.train, train))
     if options.size:
         size = positive(options.size, "--size")
         sized = replace(recipe.data, train_sizes=(size,), max_size=2 * size, eval_size=size, crop_resize=())
         recipe = replace(recipe, data=sized)
+    return coloured(recipe)
+
+
+def fitted(options: argparse.Namespace, train_set, source):
+    """A recipe for a folder; prints what was chosen, and why."""
+    import torch
+
+    from detr_mini.fitting import choose_interval, facts_of, fitted_recipe
+
+    facts, gpu = facts_of(train_set), torch.cuda.is_available()
+    backbone = options.backbone or ("resnet50" if gpu else "efficientnet_lite0")
+    shape = source.recipe if source else None
+    recipe, choices = fitted_recipe(options.detector, facts, gpu, backbone, shape, options.batch)
+    options.evaluate_every = options.evaluate_every or choose_interval(
+        options.steps or recipe.train.steps, facts.images, recipe.train.batch
+    )
+    print(f"{facts.images} images, {facts.objects} objects in {facts.classes} classes; fitted to them:")
+    for choice in choices:
+        yours = getattr(options, choice.option.strip("-").replace("-", "_"))
+        mine = yours is None or choice.option == "--detector"
+        print(f"  {choice if mine else replace(choice, value=yours, why='as you said')}")
     return recipe
 
 
-def build_model(options: argparse.Namespace, recipe):
-    """The detector to train, with its starting weights."""
-    from detr_mini import zoo
-    from detr_mini.checkpoints import check_names, load_weights
+def coloured(recipe):
+    """The recipe with colours as its backbone's ImageNet weights were trained on."""
+    from detr_mini.efficientnet import LITE_MEAN, LITE_STD
 
-    model = zoo.build(options.detector, options.preset, recipe.model)
-    if options.weights:
-        state = load_weights(options.weights).state_dict()
-        check_names(model.state_dict(), state, str(options.weights))
-        model.load_state_dict(state)
-    elif recipe.model.backbone == "resnet50" and options.backbone_weights == "imagenet":
+    lite = recipe.model.backbone == "efficientnet_lite0"
+    return replace(recipe, data=replace(recipe.data, mean=LITE_MEAN, std=LITE_STD)) if lite else recipe
+
+
+def build_model(options: argparse.Namespace, recipe, source, classes: list[str | None]):
+    """The detector to train, with its starting weights."""
+    import torch
+
+    from detr_mini import zoo
+    from detr_mini.transfer import start_from
+
+    torch.manual_seed(options.seed)
+    model = zoo.build(options.detector, model=recipe.model)
+    if source:
+        print(*start_from(model, source, classes), sep="\n")
+    elif recipe.model.backbone != "small" and options.backbone_weights == "imagenet":
         model.backbone.load_imagenet()
     return model

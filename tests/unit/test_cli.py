@@ -13,7 +13,7 @@ from PIL import Image
 from detr_mini.__main__ import main
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
-QUICK = ["--steps", "2", "--batch", "2", "--size", "64", "--queries", "30"]
+QUICK = ["--steps", "2", "--batch", "2", "--size", "64", "--queries", "30", "--backbone", "small"]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_backbone_that_cannot_be_fetched_names_the_choices(monkeypatch, capsys
     assert "Choices: connect to a network once" in said and "--backbone-weights none" in said
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["detect"], ["pretrain"], ["list"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["check"], ["evaluate"], ["detect"], ["pretrain"], ["list"]])
 def test_help_is_there_for_everything(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([*command, "--help"])

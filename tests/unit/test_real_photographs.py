@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="DETR_MINI_BCCD does not name
 
 def test_train_evaluate_and_detect_end_to_end(tmp_path, capsys):
     data = ["--data", FOLDER]
-    small = ["--size", "96", "--batch", "4", "--steps", "6", "--queries", "40", "--limit", "8"]
+    small = ["--size", "96", "--batch", "4", "--steps", "6", "--queries", "40", "--limit", "8",
+             "--backbone", "small"]
     assert main(["train", *data, *small, "--val-split", "train", "--to", str(tmp_path / "run")]) == 0
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(losses) == 6 and losses[-1] < losses[0]
