@@ -12,8 +12,7 @@
 # - read a feature map between its cells, and say what that does for learning;
 # - compute deformable attention for one query by hand, and say why it has no keys;
 # - explain why its price does not grow with the square of the image;
-# - tell what refinement and the two-stage form add;
-# - say which of the paper's claims a small experiment shows, and which it cannot.
+# - tell what refinement and the two-stage form add, and which of the paper's claims a small experiment can show.
 
 # %%
 import json
@@ -37,8 +36,8 @@ dm.setup(seed=0)
 where_we_are("attention")
 
 # %% [markdown]
-# The five notebooks from here on change one thing each in the DETR you know. The first change is the deepest: it
-# replaces attention itself, in the encoder and between queries and image.
+# Notebooks 11 to 15 change one thing each in the DETR you know. The first change is the deepest: it replaces attention
+# itself, in the encoder and between queries and image.
 #
 # ## 1. Two failures
 #
@@ -86,7 +85,7 @@ for name, n in counts.items():
 # - From its own vector it computes a few **offsets** from there, and a **weight** for each.
 # - It reads the map at these places, and adds up what it finds.
 #
-# In CNNs this trick is called deformable convolution. Hence the name.
+# CNNs have a trick like that, deformable convolution. Hence the name.
 
 # %%
 predict("11.start", "In a new deformable decoder all weights are equal, too. In notebook 10 equal weights "
@@ -128,8 +127,8 @@ ours = sample(cells.view(1, 16, 1, 1), [(4, 4)], place.view(1, 1, 1, 1, 1, 2), t
 print(f"by hand {by_hand:.3f}   grid_sample {torchs.item():.3f}   package {ours.item():.3f}")
 
 # %% [markdown]
-# Two slips are common. Without the half cell, everything is read half a cell off. And `align_corners=True` puts 0 and 1
-# on the *middles* of the outer cells, not on the border.
+# Two slips are common: to forget the half cell, and `align_corners=True`, which puts 0 and 1 on the *middles* of the outer
+# cells, not on the border.
 #
 # Why not simply take the nearest cell? Because a place must **learn**. Between cells the value has a slope: move a
 # little to the right, and it changes.
@@ -143,8 +142,8 @@ to_the_right = (1 - lower_part) * (block[0, 1] - block[0, 0]) + lower_part * (bl
 print(f"slope per cell: right {slope[0]:.2f}, down {slope[1]:.2f};   by hand, right: {to_the_right:.2f}")
 
 # %% [markdown]
-# So the gradient tells a place which way to go. But it knows four cells only. A better cell further off does not pull.
-# That is why a query should begin with several places, spread out.
+# So the gradient tells a place which way to go. But it knows four cells only; a better one further off does not pull. So a
+# query should begin with several places, spread out.
 #
 # ## 4. Eight places of one query
 #
@@ -289,8 +288,8 @@ reveal("11.start", "b" if neighbour < 0.8 else "a",
        "The weights are equal, but each query has places of its own.")
 
 # %% [markdown]
-# Equal weights over *its own* few places make every query different from the first step on. Act one and act two of
-# notebook 09, one guess and then a fan of guesses, are over before training starts.
+# Equal weights over *its own* few places make every query different from the first step on. The fan of guesses, act two
+# of notebook 09, is there before training starts.
 #
 # ## 7. Two identities
 #
@@ -444,8 +443,8 @@ print("to layers 2, 3, not detached:", blame(False))
 
 # %% [markdown]
 # With a box as reference, offsets no longer count cells. They count **half sides of the box, divided by the number of
-# points**. So attention grows and shrinks with the object. Our recipe for scenes uses refinement. Here is one query
-# of the trained detector in its three layers:
+# points**. So attention grows and shrinks with the object, and the compass reaches just to its border. Our recipe for
+# scenes uses refinement. One query of the trained detector in its three layers:
 
 # %%
 from detr_mini.course.deformable_playground import DeformablePlayground, Dragged, placed
@@ -459,8 +458,8 @@ now = looking.measure(look, batch.targets)
 print("IoU of matched boxes after layers 1, 2, 3:", [round(v, 2) for v in now["iou"]])
 
 # %% [markdown]
-# On our scenes the first layer does most of it; refinement adds little. On COCO the authors report 44.5 without and 46.2
-# with it.
+# On our scenes the first layer has done most of it. On COCO the authors report 44.5 AP without refinement and 46.2 with
+# it.
 #
 # ## 12. Two stages: the image proposes
 #
@@ -523,14 +522,18 @@ reveal("11.drag", "c" if fit > 0.65 else "b" if fit > 0.4 else "a",
        "Put it anywhere, and it becomes that place's query.")
 
 # %% [markdown]
-# This is what the failure of section 1 lacked. DETR's query has no handle: its place is dissolved in 128 numbers, and
-# each query had to learn for itself where it looks and what it may find there. Here the place is **two numbers**, and
-# what is learned holds at every place.
+# DETR's query has no such handle: its place is dissolved in 128 numbers, and each query has to learn for itself where it
+# looks. Here the place is **two numbers**, and what is learned holds at every place.
 #
 # ## 14. What changed, and what did not
+#
+# The diff card, and the seams side by side, from the source.
 
 # %%
-zoo.show_diff("deformable")
+SEAMS = "init_queries", "cross_attend", "encoder_attend", "decode_box", "update_reference"
+
+diff = zoo.show_diff("deformable")  # show it whole by leaving out the next line
+replace(diff, pieces=[piece for piece in diff.pieces if piece.title.split(".")[-1] in SEAMS])
 
 # %% [markdown]
 # Not changed: matching, losses, the queries' self-attention, feed-forward, the decoder's loop, the backbone. Queries
@@ -538,8 +541,8 @@ zoo.show_diff("deformable")
 #
 # ## 15. Beside DETR
 #
-# Two explorers on one image, with the shipped weights. First DETR, then Deformable DETR. Click on a detection for the
-# decoder's maps, anywhere else for the encoder's. Compare an encoder layer: where does a place of the background look?
+# Two explorers on one image, with the shipped weights, both at the cup. First DETR, then Deformable DETR. Click on a
+# detection for the decoder's maps, anywhere else for the encoder's. Compare: where does a place of the background look?
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
@@ -547,7 +550,10 @@ from IPython.display import display
 from detr_mini.course.attention_explorer import AttentionExplorer
 
 for model in (dense, trained):
-    display(AttentionExplorer(model, held_out[0][0]))
+    explorer = AttentionExplorer(model, held_out[0][0])
+    cup = explorer.explored.queries[explorer.explored.names.index("cup")]  # the surest query that says so
+    explorer.first, explorer.query = replace(explorer.first, query=cup), cup
+    display(explorer)
 
 # %% [markdown]
 # Those two were trained for different numbers of steps, 2,500 and 1,500. For a fair look at one step we need a run of our
@@ -583,7 +589,7 @@ for step, own in looked.items():
 target = dm.boxes.cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 4),
      alt="A scene with a framed thing, and four maps. DETR glows everywhere at step 0 and in broad patches "
-         "at step 300. Deformable DETR glows in a few cells at step 0, and inside the frame at step 300.")
+         "at step 300. Deformable DETR glows in a few cells in the frame, already at step 0.")
 
 # %% tags=["nbval-ignore-output"]
 for name, line in (lines | {"DETR, 2,500": detr[-1], "Deformable, 1,500": now}).items():
@@ -592,7 +598,7 @@ assert lines["Deformable, 300"]["mass"][-1] > lines["DETR, 300"]["mass"][-1] + 0
 
 # %% [markdown]
 # Read it with care. At step 0 most of Deformable's mass is inside already. That is a gift of construction: layer 3 reads
-# within a small box around the query's place, and the matching chose the query that happened to stand there. *Elsewhere*
+# within a small box around the query's place, and the matching chose a query that happened to stand there. *Elsewhere*
 # says so: the same mass without this image. What training adds is the box, and a gap between the two columns.
 #
 # ## 17. The paper's claims, and ours
@@ -610,14 +616,14 @@ def middle(values):
     return sorted(values)[1]
 
 to_half = {name: middle([reached(rows, 0.5) for rows in group]) for name, group in runs.items()}
-ranked = sorted(to_half, key=to_half.get)
-print("steps to AP50 0.5:", {name: round(to_half[name]) for name in ranked})
+print("steps to AP50 0.5:", {name: round(to_half[name]) for name in sorted(to_half, key=to_half.get)})
 for name in ("detr", "deformable"):
     last = [next(row for row in rows if row["step"] == 1500) for rows in runs[name]]
     ap, small, mid = (middle([row[key] for row in last]) for key in ("ap", "ap_small", "ap_medium"))
     print(f"{name:10} at step 1,500: AP {ap:.2f}, small {small:.2f}, medium {mid:.2f}")
-published = {preset: (form.ap, form.epochs) for preset, form in FORMS["deformable"].items()}
-print("published, COCO:", published, " DETR:", (FORMS["detr"]["coco"].ap, FORMS["detr"]["coco"].epochs))
+for name in ("detr", "deformable"):
+    form = FORMS[name]["coco"]
+    print(f"{name:10} published, COCO: AP {form.ap} after {form.epochs} epochs")
 
 # %%
 for claim, ours in {
@@ -626,27 +632,27 @@ for claim, ours in {
     "especially on small objects": "not here: medium ones gain more; our recipe has one level, stride 16",
     "price linear in the map's size": f"{times['deformable']:.1f} times at 4 times the tokens; "
                                       f"dense {times['dense']:.1f} times",
-    "refinement helps": "little on scenes: layer 1 does most of it",
-    "two stages help": "not tried: scenes have few objects",
+    "refinement helps": f"not taken apart; from layer 1 to 3 IoU gains {now['iou'][-1] - now['iou'][0]:.2f}",
+    "two stages help": "not tried",
 }.items():
     print(f"{claim:32} {ours}")
 
 # %% [markdown]
 # Be fair to the others, too. Five more detectors write boxes relative to a place, and all reach 0.5 well before DETR. So a
-# part of the gain is not due to sampling. And this detector has refinement and heads of its own in each layer. What
-# exactly is worth how much, these runs do not take apart.
+# part of the gain is not due to sampling. And this detector has refinement and heads of its own in each layer. These runs
+# do not take that apart. (For SMCA, notebook 12 does.)
 #
 # ## 18. Errata: paper, code, hearsay
 #
-# - **"Attends to a small set of keys."** The paper speaks of key sampling points. There is no key projection and no dot
-#   product, neither in its equations nor in the code.
-# - **Published twice.** The README's figures (44.5, 46.2, 46.9) are those of the released code, which differs in details
-#   from the one behind the paper, as it says. They are what people compare with.
-# - **A bug in the first release** divided offsets by the wrong side of the map, the changelog says (issue 6). On square
+# - **"Keys".** The paper speaks of key sampling points, and is often retold as comparing with a few keys. There is no
+#   key projection and no dot product, neither in its equations nor in the code.
+# - **Published twice.** The README's figures (44.5, 46.2, 46.9) belong to the released code, which, it says, differs in
+#   details from the one behind the paper.
+# - **A bug in the first release** divided the offset in x by the height and that in y by the width (issue 6). On square
 #   maps you would never see it.
 # - **Padding.** Values of padded tokens are zeroed, but the softmax is not masked. Weight that falls there is lost.
-# - **Two-stage scores.** The code takes the best tokens by class channel 0, and relabels all targets as 0 for the
-#   proposals' loss. So a channel that later means *person* means *something* there.
+# - **Two-stage scores.** Each token has a score for all 91 classes, and the code uses channel 0 only; for the proposals'
+#   loss all targets are relabelled 0. There it stands for *something*.
 # - **A slower rate.** References and offsets learn at a tenth of the rate on COCO. Our recipe for scenes gives all
 #   detectors one rate.
 #
@@ -701,8 +707,7 @@ check("11.compass", first_offsets)
 # ### Several levels, one query (`11.levels`)
 #
 # *Stretch, 25 minutes.* One query and one head on a pyramid. `values` has a map per level; the offsets are in cells of
-# their level; one softmax over everything. You may use `F.grid_sample` (import it as
-# `import torch.nn.functional as F`).
+# their level; one softmax over everything. `torch.nn.functional.grid_sample` is allowed.
 
 # %% tags=["exercise"]
 def on_all_levels(values, reference, offsets, scores):
@@ -757,8 +762,7 @@ else:
     print(f"learning rate {paper.train.lr:g}, a tenth of it for backbone, {' and '.join(paper.train.slow)}; "
           f"a tenth of all that after epoch {paper.train.drop * paper.train.epochs:.0f}")
     for preset, form in FORMS["deformable"].items():
-        size = zoo.count(zoo.build("deformable", preset)) / 1e6
-        print(f"{preset:15} {size:.1f} million parameters, AP {form.ap} after {form.epochs} epochs")
+        print(f"{preset:15} published AP {form.ap} after {form.epochs} epochs ({form.source})")
 
 # %%
 small = replace(paper.model, backbone="small", d_model=64, heads=4, encoder_layers=1, decoder_layers=2,
@@ -779,7 +783,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 #   something far away would.
 # - **The image cannot call.** Without keys, no bright spot can draw attention to itself. The encoder must spread the news
 #   first.
-# - **On small maps it is no cheaper.** And on GPUs scattered reading needs its own kernel to be quick.
+# - **On small maps it is no cheaper.**
 #
 # ## Recap
 #
