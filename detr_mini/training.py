@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -98,34 +99,34 @@ def fit(
     train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
     criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), weight_decay=train.weight_decay)
-    keeper = RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard)
     torch.manual_seed(seed)
-    first, run = keeper.resume(model, optimizer)
-    model.encoder.recompute = recompute
-    model, optimizer = accelerator.prepare(model.train(), optimizer)
-    bare = accelerator.unwrap_model(model, keep_torch_compile=False)
-    step_of = Stepper(accelerator, model, criterion, optimizer, train.clip)
-    order = Order(len(dataset), train.batch, seed, first, total_steps, accelerator, accumulate)
-    batches = iter(make_loader(dataset, recipe, seed, order, workers))
-    bar = tqdm(range(first, total_steps), initial=first, total=total_steps, desc="training",
-               disable=not (progress and accelerator.is_main_process))
-    for step in bar:
-        started = time.perf_counter()
-        set_lr(optimizer, lr_factor(step, total_steps, train))
-        batch, output, line = step_of(step, (next(batches).to(accelerator.device) for _ in range(accumulate)))
-        line |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - started, 4)}
-        if evaluate and is_due(step + 1, evaluate_every, total_steps):
-            result = evaluate(bare)
-            line |= {"ap": result.ap, "ap50": result.ap50}
-            keeper.keep_best(bare, run, result.ap, step + 1)
-        run.history.append(line)
-        keeper.write(line)
-        bar.set_postfix(loss=f"{line['loss']:.2f}")
-        for callback in callbacks:
-            callback(Step(step + 1, bare, batch, output, criterion.matches, losses_in(line)))
-        if is_due(step + 1, save_every, total_steps):
-            keeper.save(bare, optimizer, run, step + 1)
-    keeper.finish(bare, total_steps)
+    with RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard) as keeper:
+        first, run = keeper.resume(model, optimizer)
+        model.encoder.recompute = recompute
+        model, optimizer = accelerator.prepare(model.train(), optimizer)
+        bare = accelerator.unwrap_model(model, keep_torch_compile=False)
+        take_step = Stepper(accelerator, model, criterion, optimizer, train.clip)
+        order = Order(len(dataset), train.batch, seed, first, total_steps, accelerator, accumulate)
+        batches = iter(make_loader(dataset, recipe, seed, order, workers))
+        bar = tqdm(range(first, total_steps), initial=first, total=total_steps, desc="training",
+                   disable=not (progress and accelerator.is_main_process))
+        for step in bar:
+            started = time.perf_counter()
+            set_lr(optimizer, lr_factor(step, total_steps, train))
+            batch, output, line = take_step(step, (next(batches).to(accelerator.device) for _ in range(accumulate)))
+            line |= {"lr": optimizer.param_groups[0]["lr"], "seconds": round(time.perf_counter() - started, 4)}
+            if evaluate and is_due(step + 1, evaluate_every, total_steps):
+                result = evaluate(bare)
+                line |= {"ap": result.ap, "ap50": result.ap50}
+                keeper.keep_best(bare, run, result.ap, step + 1)
+            run.history.append(line)
+            keeper.write(line)
+            bar.set_postfix(loss=f"{line['loss']:.2f}")
+            for callback in callbacks:
+                callback(Step(step + 1, bare, batch, output, criterion.matches, losses_in(line)))
+            if is_due(step + 1, save_every, total_steps):
+                keeper.save(bare, optimizer, run, step + 1)
+        keeper.finish(bare, total_steps)
     return run
 
 
@@ -324,13 +325,29 @@ class RunFolder:
         self.scaler = accelerator.scaler  # only fp16 has one
         self.identity = json.dumps({"recipe": asdict(recipe), "seed": seed}, sort_keys=True)
         self.facts = describe(dataset, recipe)
-        self.log, self.board = None, None
+        self.log, self.board, self.lock = None, None, None
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = self.take()
         if self.writes and tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # optional: pip install tensorboard
 
             self.board = SummaryWriter(self.folder)
+
+    def take(self) -> FileLock:
+        """Make this process the only one that trains in the folder, until it ends in whatever way.
+
+        Raises TrainingError when another one does. What killed runs left half-written is cleared away.
+        """
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            said = f"another process trains in {self.folder}: wait for it, or choose another folder"
+            raise TrainingError(said) from None
+        for left in self.folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)
+        return lock
 
     def resume(self, model: Detr, optimizer: torch.optim.Optimizer) -> tuple[int, Run]:
         """Bring back the last saved state; returns the step to go on from (0: a fresh run) and the run so far."""
@@ -397,10 +414,16 @@ class RunFolder:
             torch.save(state, temporary)
 
     def finish(self, model: Detr, step: int) -> None:
-        """Write the final weights and close the log."""
+        """Write the final weights."""
         if self.writes:
             save_weights(model, self.folder / "final.safetensors", step=step, **self.facts)
-        if self.log:
-            self.log.close()
-        if self.board:
-            self.board.close()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close what is open, however the run ended, and leave the folder to others."""
+        for file in filter(None, (self.log, self.board)):
+            file.close()
+        if self.lock:
+            self.lock.release()

@@ -57,7 +57,7 @@ def test_a_run_leaves_its_files_and_its_history(tmp_path):
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert log == run.history and [line["step"] for line in log] == list(range(1, 9))
     assert {"loss", "loss_ce", "loss_bbox", "loss_giou", "lr", "grad_norm", "seconds"} <= set(log[0])
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["final.safetensors", "last.pt", "log.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "run").glob("[!.]*")) == ["final.safetensors", "last.pt", "log.jsonl"]
     saved = load_file(tmp_path / "run" / "final.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -116,6 +116,25 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     again, second = train(tmp_path)
     assert second.history == run.history and time.perf_counter() - started < 10
     assert torch.equal(again.decoder.query_embed.weight, model.decoder.query_embed.weight)
+
+
+def test_two_runs_in_one_folder(tmp_path):
+    """The second one is refused while the first one trains, and welcome after; what a kill left behind goes."""
+    def second(step) -> None:
+        with pytest.raises(TrainingError, match="another process trains in .*choose another folder"):
+            train(tmp_path)
+        (tmp_path / ".last.pt.abc.tmp").write_bytes(b"half")
+
+    def stop(step) -> None:
+        raise KeyboardInterrupt
+
+    train(tmp_path, callbacks=(second,))
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(tmp_path / "other", callbacks=(stop,))
+    train(tmp_path)
+    train(tmp_path / "other")
+    assert stopped.value.__traceback__  # what a notebook keeps of an interrupted cell does not keep the folder
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
