@@ -17,6 +17,7 @@ OVERLAP, SAME = 0.5, 0.9  # IoU of two boxes that crowd each other, and of two t
 FEW_OBJECTS = 10  # of a class: too few to learn and too few to measure
 TINY = 4  # pixels in training: half a cell of the finest map that detectors here use
 MANY_TINY = 0.1  # share of the objects
+MANY_OUT = 0.2  # share of boxes that leave their image when corners were written as sizes
 MANY_BAD = 0.05  # share of boxes without area that is no accident any more
 JUDGED = 100  # detections per image that COCO's evaluation looks at
 SLACK = 2.0  # pixels that a box may stick out without a word
@@ -101,7 +102,7 @@ def box_findings(split: RawSplit) -> list[Finding]:
     flat = (data.boxes[:, 2:] <= 0).any(axis=1)
     alive = clamp_boxes(data.boxes, data.sizes[data.rows])[1]
     out = ((corners < -SLACK) | (corners > limit + SLACK)).any(axis=1) & alive
-    if out.mean() > 0.2 and (data.boxes[:, 2:] > data.boxes[:, :2]).all() and (data.boxes <= limit + SLACK).all():
+    if out.sum() > MANY_OUT * len(out) and (data.boxes[:, 2:] > data.boxes[:, :2]).all() and (data.boxes <= limit + SLACK).all():
         words = "boxes leave their image; none would if the last two numbers were corners: write x, y, width, height"
         return found("error", "corners, not sizes", name, _examples(split, out), words)
     words = "boxes have no width or no height: they are left out of training and still counted in the evaluation"

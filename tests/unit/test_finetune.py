@@ -13,11 +13,11 @@ from detr_mini.checkpoints import CheckpointError, load_weights, read_facts, sav
 from detr_mini.data.coco import CocoFolder
 from detr_mini.efficientnet import LITE_MEAN
 from detr_mini.fitting import DataFacts, choose_interval, facts_of, fitted_recipe
-from detr_mini.key_maps import KEY_MAPS
 from detr_mini.recipes import resized
 from detr_mini.transfer import coco_classes, matching_rows, read_source, start_from
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
+GOLDEN = Path(__file__).parents[1] / "golden"  # holds the names in DETR's own checkpoint
 FACTS = DataFacts(images=205, objects=2805, classes=3, most=28, shorter=480, small=0.09)
 SMALL = {"backbone": "small", "d_model": 32, "heads": 2, "feed_forward": 32, "queries": 4}
 
@@ -149,8 +149,8 @@ def test_another_shape_is_refused_by_part_and_nothing_is_changed(tmp_path):
 def test_official_checkpoint_for_coco_is_a_source_too(tmp_path):
     model = zoo.build("detr", "coco")
     state = model.state_dict()
-    names = [name for name in official_names() if name]
-    torch.save({"model": to_official("detr", state, names)}, tmp_path / "detr.pth")
+    names = json.loads((GOLDEN / "detr.keys.json").read_text())["keys"]
+    torch.save({"model": to_official("detr", state, list(names))}, tmp_path / "detr.pth")
     source = read_source(tmp_path / "detr.pth")
     assert source.system == "detr" and source.classes[18] == "dog" and source.classes[12] is None
     fresh = zoo.build("detr", model=replace(source.recipe, classes=2))
@@ -158,21 +158,6 @@ def test_official_checkpoint_for_coco_is_a_source_too(tmp_path):
     assert torch.equal(fresh.decoder.class_head.weight[1], state["decoder.class_head.weight"][18])
     assert torch.equal(fresh.backbone.body.conv1.weight, state["backbone.body.conv1.weight"])
     assert "class head, taken over by name: dog" in words
-
-
-def official_names() -> list[str]:
-    """The names that DETR's own checkpoint has, from a stored list of the golden tests."""
-    names = []
-    for official, _ in KEY_MAPS["detr"]:
-        tails = ["weight", "bias"]
-        for layer in range(6):
-            for norm in "123":
-                for tail in tails:
-                    names.append(official.replace("layers.*.", f"layers.{layer}.").replace("norm*", f"norm{norm}")
-                                 .replace("linear*", f"linear{min(int(norm), 2)}").replace("proj_*", f"proj_{tail}")
-                                 .replace(".**", f".layers.{min(int(norm), 3) - 1}.{tail}").replace(".*", f".{tail}"))
-    body = [f"backbone.0.body.{name}" for name in zoo.build("detr", "coco").backbone.body.state_dict()]
-    return sorted({name for name in names if "body" not in name}) + body
 
 
 def test_coco_has_eighty_names_on_ninety_one_rows():
