@@ -2,7 +2,7 @@
 
     recipe, choices = fitted_recipe("deformable", facts_of(train_set), gpu=False)
 
-The rules are short on purpose. They start you off well; a validation split tells better.
+The rules are short on purpose, and a place to start from, not the end of a search: a validation split tells better.
 """
 
 from dataclasses import dataclass, replace

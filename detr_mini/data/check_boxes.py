@@ -102,7 +102,8 @@ def box_findings(split: RawSplit) -> list[Finding]:
     flat = (data.boxes[:, 2:] <= 0).any(axis=1)
     alive = clamp_boxes(data.boxes, data.sizes[data.rows])[1]
     out = ((corners < -SLACK) | (corners > limit + SLACK)).any(axis=1) & alive
-    if out.sum() > MANY_OUT * len(out) and (data.boxes[:, 2:] > data.boxes[:, :2]).all() and (data.boxes <= limit + SLACK).all():
+    as_corners = (data.boxes[:, 2:] > data.boxes[:, :2]).all() and (data.boxes <= limit + SLACK).all()
+    if as_corners and out.sum() > MANY_OUT * len(out):
         words = "boxes leave their image; none would if the last two numbers were corners: write x, y, width, height"
         return found("error", "corners, not sizes", name, _examples(split, out), words)
     words = "boxes have no width or no height: they are left out of training and still counted in the evaluation"
