@@ -86,8 +86,8 @@ class ResNet50(nn.Module):
             raise RuntimeError(
                 f"ResNet-50's ImageNet weights could not be fetched ({error}). Choices: connect to a network once; put "
                 f"{weights.url.rsplit('/', 1)[-1]} into {torch.hub.get_dir()}/checkpoints; take one whose weights pip "
-                "installs (--backbone efficientnet_lite0); start from a detector's checkpoint (--weights FILE); or train "
-                "from nothing (--backbone-weights none)"
+                "installs (--backbone efficientnet_lite0); start from a detector's checkpoint (--weights FILE); or "
+                "train from nothing (--backbone-weights none)"
             ) from error
         wanted = self.body.state_dict()
         self.body.load_state_dict({name: state[name] for name in wanted})
