@@ -220,7 +220,7 @@ def render_boxed(state: Boxed) -> Figure:
         draw_box(axes, state.box)
         axes.spines[:].set(visible=True, color=GREY, linewidth=0.6)
     left.set_title("dashed: the query's box" + (", orange: its answer" if found.said else ""), fontsize=10, pad=4)
-    right.set_title(f"position alone, {name_of_map(state)}", fontsize=10, pad=4)
+    right.set_title(name_of_map(state), fontsize=10, pad=4)
     return figure
 
 
@@ -228,7 +228,7 @@ def name_of_map(state: Boxed) -> str:
     """Which map is drawn, in a few words."""
     if state.source == SOURCES[0]:
         return f"codes alone, temperature {state.temperature:,}"
-    return f"{state.source}, {f'head {state.head}' if state.head else 'mean of heads'}"
+    return f"position alone, {state.source}, {f'head {state.head}' if state.head else 'mean of heads'}"
 
 
 def draw_box(axes: Axes, box: Box) -> None:
@@ -241,8 +241,10 @@ def draw_box(axes: Axes, box: Box) -> None:
 def describe_boxed(state: Boxed) -> str:
     """One state in words."""
     found, (x, y, width, height) = answer(state), state.box
-    words = [f"Position alone, {name_of_map(state)}.",
+    words = [f"{name_of_map(state).capitalize()}.",
              f"Box: centre ({x:.2f}, {y:.2f}), width {width:.2f}, height {height:.2f}."]
+    if state.source == SOURCES[0]:
+        words.append("Query and head do not count here.")
     if found.size:
         w_ref, h_ref = found.size
         words.append(f"Modulated: x counts w_ref / w = {w_ref:.2f} / {width:.2f} = {w_ref / width:.1f} times, "
@@ -339,10 +341,10 @@ def refuse_unknown(state: Boxed) -> None:
 
 def make_controls(first: Boxed) -> dict[str, ipywidgets.Widget]:
     """The map, the box's four numbers, modulation and temperature, and of which scene, query and head."""
-    look = {"style": {"description_width": "6em"}, "layout": {"width": "23em"}}
+    look = {"style": {"description_width": "7em"}, "layout": {"width": "23em"}}
     controls: dict[str, ipywidgets.Widget] = {"source": ipywidgets.ToggleButtons(
         options=SOURCES, value=first.source, description="map of",
-        style={"description_width": "6em", "button_width": "7em"})}
+        style={"description_width": "7em", "button_width": "8em"})}
     for name, value in zip(NUMBERS, first.box, strict=True):
         low, high = (0.0, 1.0) if name in "xy" else (LEAST, MOST)
         controls[name] = ipywidgets.FloatSlider(value=value, min=low, max=high, step=0.01, description=name, **look)

@@ -193,9 +193,9 @@ with torch.no_grad():
 # ## 3. Where the position comes from
 #
 # Not from a free vector any more. A small network reads a **point** off the learned query, and the point is written in
-# the same sine code as the cells. So position · position is large where the point is. That needs no training. But it is
-# a round spot of one size. So every layer scales the code, number by number: **T = diag(MLP(f))**, where f is what the
-# query has found so far.
+# the same sine code as the cells. So code · code is large where the point is, before any training. But it is a round
+# spot of one size. So every layer scales the code, number by number: **T = diag(MLP(f))**, where f is what the query has
+# found so far.
 
 # %%
 from detr_mini.positions import SineGrid, sine
@@ -314,8 +314,12 @@ def box_map(box, expected, cells=6, width=8, temperature=20):
     scores = (y_part[:, None] + x_part[None]) / (2 * width) ** 0.5  # (cells, cells)
     return scores.flatten().softmax(0).view(cells, cells)
 
-# %%
 expected = torch.tensor([1.0, 1.0])
+for wide in (0.3, 0.6):
+    columns = box_map(torch.tensor([0.5, 0.5, wide, 0.3]), expected).sum(0)  # (6,)
+    print(f"width {wide}: what each column gets", [round(value, 2) for value in columns.tolist()])
+
+# %%
 boxes = {"0.3 x 0.3": torch.tensor([0.5, 0.5, 0.3, 0.3]), "0.6 x 0.3": torch.tensor([0.5, 0.5, 0.6, 0.3]),
          "0.3 x 0.9": torch.tensor([0.5, 0.5, 0.3, 0.9])}
 figure, axes = plots.canvas(3, height=2.9)
@@ -429,8 +433,8 @@ show(figure, alt="Four scenes with four frames each. The learned anchor is large
 # ## 8. The temperature
 #
 # A sine code has slow and fast waves. The **temperature** is how slow the slowest is (notebook 03). DETR took 10,000 over
-# from sentences of thousands of words. A feature map has a few dozen cells, numbered 0 to 1: most waves hardly move. The
-# paper chooses 20.
+# from sentences, where positions count 1, 2, 3 and so on. Here they run from 0 to 1 (times 2π), so most waves hardly
+# move. The paper chooses 20.
 
 # %%
 predict("14.mixed", "The authors' code uses temperature 20 for the cells and 10,000 for the queries. A box "
@@ -506,9 +510,9 @@ zoo.show_diff("dab")
 #
 # ## 11. Beside DETR
 #
-# The same scene, first DETR, then DAB-DETR: decoder layer 3, the surest query. Choose layer 2, then a single head. In DAB
-# the dashed frame is the box with which the query entered the layer. One scene proves nothing, so below is section 1's
-# measure for all three detectors.
+# The same scene and the same balloon: first DETR (2,500 steps), then DAB-DETR (1,500 steps), decoder layer 3, the surest
+# query. Choose layer 2, then a single head. In DAB the dashed frame is the box with which the query entered the layer.
+# One scene proves nothing, so below is section 1's measure for all three detectors.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
@@ -516,12 +520,12 @@ from IPython.display import display
 from detr_mini.course.attention_explorer import AttentionExplorer
 
 for name in ("detr", "dab"):
-    display(AttentionExplorer(trained[name], held_out[0][0]))
+    display(AttentionExplorer(trained[name], held_out[28][0]))
 
 # %%
 following["dab"] = follows(trained["dab"])
-show(plots.matrix(list(following.values()), ["DETR", "Conditional", "DAB"], ["size", "shape"], signed=True,
-                  top=0.7, title="Does the map follow the object? (correlation)"),
+show(plots.matrix(list(zip(*following.values())), ["size", "shape"], ["DETR", "Conditional", "DAB"],
+                  signed=True, top=0.7, title="Map and object: correlation"),
      alt="Correlation of map and object. Size: DETR 0.17, Conditional 0.46, DAB 0.44. Shape: DETR 0.19, "
          "Conditional -0.04, DAB 0.53.")
 assert following["dab"][1] > 0.4 > 0.3 > max(following["detr"][1], following["conditional"][1])
@@ -544,7 +548,8 @@ for number in range(3):
 #
 # ## 12. Train it, and watch
 #
-# 450 steps, a bit more than a minute on two idle cores. You may stop it and go on.
+# 450 steps, one to two minutes on two cores. You may stop it and go on. (Measured on half as many scenes as the recorded
+# band, so it may leave the band a little.)
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.live import train_live
@@ -588,7 +593,7 @@ print(f"Conditional is {times:.1f} times as fast as DETR to 0.5. (DETR on COCO a
 #
 # And what if the cause is taken away? Three runs of 250 steps were recorded with
 # `python -m detr_mini.course.dab_ablation` (the cell after it). *Same sides*: every anchor starts at half the image. *No
-# novelties*: no modulation, no update, one temperature. *Neither*: without the novelties, and with the same sides.
+# novelties*: no modulation, no update, one temperature. And both together.
 
 # %%
 torch.manual_seed(0)  # the seed of the shipped run
@@ -601,16 +606,17 @@ print(f"sides, standard deviation between anchors: before {before:.2f}, after {a
 from detr_mini.course.dab_ablation import read_ablation
 
 dab, conditional = (at_step(races[name][0], 250)["ap50"] for name in ("dab", "conditional"))
-bars = {"DAB-DETR": dab, **{name: steps[250] for name, steps in read_ablation().items()},
-        "Conditional DETR": conditional}
+names = "DAB, same sides", "DAB, no novelties", "DAB, same sides, no novelties"
+recorded = [steps[250] for steps in read_ablation().values()]
+bars = {"DAB-DETR": dab, **dict(zip(names, recorded)), "Conditional DETR": conditional}
 show(plots.bars(list(bars.values()), list(bars), title="AP50 after 250 steps, seed 0", limits=(0, 0.6)),
      alt="Bars of AP50 after 250 steps: DAB-DETR 0.18, with the same sides 0.31, without novelties 0.13, "
-         "neither 0.29, Conditional DETR 0.46.")
+         "both changes 0.29, Conditional DETR 0.46.")
 for name in ("dab", "conditional"):
     print("three seeds of {}: {:.2f} to {:.2f}".format(name, *band(name, 250)))
 
 # %% [markdown]
-# The anchors hardly move. A random anchor stays random, and the layers must repair it for every query.
+# The anchors hardly move. A random anchor stays random, and the layers have to make up for it, query by query.
 #
 # Read the bars as a table of two by two. The same sides bring 0.13 with the novelties and 0.16 without. The novelties bring
 # 0.05 and 0.02. So random sides explain about half of the distance to Conditional DETR; the novelties are not to
@@ -790,7 +796,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 # - Every layer corrects the box. The next layer looks from a constant; what it reports teaches one layer back.
 # - Temperature 20 makes a spot out of a blur. Two temperatures make it point elsewhere, until matrices learn to
 #   translate.
-# - Here, Conditional learns faster. Half of that comes from random sides of the anchors.
+# - Here, Conditional learns faster. About half of that comes from the anchors' random sides (one seed).
 
 # %%
 quiz("14")

@@ -234,22 +234,22 @@ EXERCISES = (
 
 QUIZ = (
     Question("What does Conditional DETR's concatenation do to a score's four terms?", (
-        Choice("It keeps content with content and position with position; the mixed ones are gone",
-               "Yes. A dot product of two joined vectors is the sum of two dot products.", True),
         Choice("It keeps all four, and gives each its own weight",
                "No term is weighted. Write out [a, b] · [c, d]: what meets what?"),
         Choice("It keeps position with position only",
                "Content still meets content: it is the first half of the joined vectors."),
+        Choice("It keeps content with content and position with position; the mixed ones are gone",
+               "Yes. A dot product of two joined vectors is the sum of two dot products.", True),
     )),
     Question("An anchor box becomes half as wide, all else stays. Its positional attention ...", (
+        Choice("becomes wider in x", "The x part is divided by the width. A small width makes it large, and steep."),
         Choice("becomes narrower in x",
                "Yes. The x part of the score is multiplied by w_ref / w, which has doubled: a steeper score.", True),
-        Choice("becomes wider in x", "The x part is divided by the width. A small width makes it large, and steep."),
         Choice("becomes weaker everywhere", "A softmax always sums to 1. Only differences between places count."),
     )),
     Question("On our scenes DAB-DETR learns more slowly than Conditional DETR. What did the runs of section 13 show?", (
         Choice("Modulation and updates slow it down",
-               "Without them it was no faster: 0.13 after 250 steps, against 0.18."),
+               "Without them it was no faster: AP50 0.13 after 250 steps, against 0.18."),
         Choice("Starting all anchors with the same sides takes away about half of the distance",
                "Yes. Anchors hardly move in so short a training, and random sides have to be repaired.", True),
         Choice("The paper's claim is wrong",
