@@ -7,13 +7,14 @@ All detectors share one recipe, or each has its paper's own (own_recipe.py). A s
 recipe whose batch is larger, there are as many fewer steps.
 
 Every run leaves one file, DETECTOR-seedN.jsonl. Its first line says where the figures come from (command, commit,
-machine, recipe); each further line is one evaluation. A run whose file is there is not repeated, so a race that was
-stopped goes on when the same command is given again.
+machine, recipe); each further line is one evaluation. A run whose file is there is not repeated, and one that was
+stopped goes on from its last evaluation when the same command is given again.
 """
 
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -82,28 +83,44 @@ def scenes_recipe(name: str, steps: int | None) -> Recipe:
 
 
 def run(name: str, recipe: Recipe, seed: int, path: Path, every: int, weights: Path | None) -> None:
-    """Train one detector once and write its file."""
+    """Train one detector once and write its file. A run that was stopped goes on from its last evaluation."""
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
-    results: list[dict] = []
-    head = provenance(name, recipe, seed)
+    unfinished = path.with_name(f"{path.stem}.unfinished")  # a folder, gone when the run is done
+    results, head = measured(unfinished, every), provenance(name, recipe, seed)
 
     def measure(detector: Detr) -> AveragePrecision:
         result = evaluate(detector, held_out, recipe.data, batch_size=50)
         results.append(result.to_dict())
+        write_lines(unfinished / "measured.jsonl", results)
         print(f"{name} seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}", flush=True)
         return result
 
     torch.manual_seed(seed)
     model = zoo.build(name, "scenes", recipe.model)
-    done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, seed=seed, progress=False)
+    done = fit(model, train_set, recipe, unfinished, evaluate=measure, evaluate_every=every, save_every=every,
+               seed=seed, progress=False)
     lines = [head, *evaluations(done.history, results)]
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(path, lines)
     if weights:
         last = lines[-1]
         facts = describe(train_set, recipe) | {"steps": last["step"], "seed": seed, "ap50": last["ap50"]}
         large = zoo.count(model) > LARGE
         save_weights(model, weights, half=not large, quarter=large, **facts)
+    shutil.rmtree(unfinished)
+
+
+def measured(unfinished: Path, every: int) -> list[dict]:
+    """COCO's figures of the evaluations up to the checkpoint of an unfinished run; none without one."""
+    if not (unfinished / "last.pt").is_file():
+        return []
+    step = torch.load(unfinished / "last.pt", weights_only=True, mmap=True)["step"]
+    return [json.loads(line) for line in (unfinished / "measured.jsonl").read_text().splitlines()][: -(-step // every)]
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    """Write JSON, one object per line; a file that is there is replaced in one go."""
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def evaluations(history: list[dict], results: list[dict]) -> list[dict]:

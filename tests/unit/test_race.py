@@ -109,3 +109,23 @@ def test_a_field_of_the_model_can_be_changed(monkeypatch, tmp_path, capsys):
     assert "no 'refine' to change: choose among backbone" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--change refine: write FIELD=VALUE"):
         fields_of(["refine"])
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_file(small, monkeypatch, tmp_path):
+    (whole,) = races.race(["detr"], [0], None, tmp_path / "whole", every=2)
+    ask, asked = races.evaluate, []
+
+    def stop(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(races, "evaluate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        races.race(["detr"], [0], None, tmp_path / "part", every=2)
+    (part,) = races.race(["detr"], [0], None, tmp_path / "part", every=2)
+    assert len(asked) == 3  # the first evaluation was not repeated
+    rows, others = ([json.loads(line) for line in path.read_text().splitlines()[1:]] for path in (whole, part))
+    assert [row | {"seconds": 0} for row in rows] == [row | {"seconds": 0} for row in others]
+    assert [path.name for path in part.parent.iterdir()] == ["detr-seed0.jsonl"]
