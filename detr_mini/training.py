@@ -339,7 +339,7 @@ class RunFolder:
 
         Raises TrainingError when another one does. What killed runs left half-written is cleared away.
         """
-        lock = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / ".training.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -64,5 +64,5 @@ def test_ten_kills_change_no_bit(tmp_path: Path) -> None:
     for log in logs:
         assert [line.pop("seconds") > 0 for line in log] == [True] * STEPS
     assert logs[0] == logs[1]
-    left = {path.name for path in (tmp_path / "killed").iterdir()} - {".lock"}
+    left = {path.name for path in (tmp_path / "killed").iterdir()} - {".training.lock"}
     assert left == {"final.safetensors", "last.pt", "log.jsonl"}
