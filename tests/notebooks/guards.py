@@ -2,7 +2,7 @@
 
 notebooks/conftest.py takes the hooks from here. After the last cell of a notebook comes one more test, "minutes": the
 time that its cells took is at most 1.5 times what its first cell states. A minute is free, for it is mostly start-up.
-All notebooks together should take twelve minutes on two idle cores; 1.5 times that is allowed for them, too.
+All notebooks together should take twenty-five minutes on two idle cores; 1.5 times that is allowed for them, too.
 
 What is measured is the wall clock; or the kernel's processor time where that is less, so that a machine that is busy
 with other things does not make a notebook too slow.
@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 OFFLINE = Path(__file__).with_name("offline")
-TOLERANCE, FREE, ALL = 1.5, 60.0, 1.5 * 720.0  # a factor, seconds, seconds
+TOLERANCE, FREE, ALL = 1.5, 60.0, 1.5 * 1500.0  # a factor, seconds, seconds
 WORDS = {word: number for number, word in enumerate(
     "a two three four five six seven eight nine ten eleven twelve".split(), 1)} | {"one": 1}
 STATED = re.compile(

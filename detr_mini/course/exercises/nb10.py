@@ -213,7 +213,7 @@ def slips_of_terms(*parts: Tensor) -> dict[str, Tensor]:
 EXERCISES = (
     Exercise(
         "10.spread", "How wide do the heads look?", Tier.WARM_UP, 8, check_spread,
-        ("Section 4 did it for one map. Here there are several, and the order of two steps matters.",
+        ("Section 3 did it for one map. Here there are several, and the order of two steps matters.",
          "First one entropy per head: -(w * log w) summed over both axes, with 0 where w is 0. Then the mean."),
         "With the mean map instead, eight heads on eight sides of a box look like one head that cannot decide.",
     ),
