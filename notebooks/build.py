@@ -2,6 +2,7 @@
 
     python notebooks/build.py            build every notebook: run it in a fresh kernel, clean it, store it
     python notebooks/build.py 01 09      only these
+    python notebooks/build.py --prose 10 only words have changed: run nothing, keep the outputs
     python notebooks/build.py --check    run nothing; say where stored notebooks and sources disagree
 
 A notebook is edited in notebooks/source/NN_name.py, in jupytext's percent format. Each cell is stored as it
@@ -197,6 +198,20 @@ def build(source: Path) -> list[Path]:
     return list(found)
 
 
+def reword(source: Path) -> None:
+    """Store the notebooks of a source with the outputs they have. BuildError when a code cell has changed."""
+    found = notebooks_of(source)
+    for path, notebook in found.items():
+        code = [[cell for cell in one.cells if cell.cell_type == "code"]
+                for one in (nbformat.read(path, as_version=4), notebook)]
+        if [cell.source for cell in code[0]] != [cell.source for cell in code[1]]:
+            raise BuildError(f"{path.name}: more than words has changed, so it has to run: build it without --prose")
+        for stored, new in zip(*code, strict=True):
+            new.outputs, new.execution_count = stored.outputs, stored.execution_count
+    for path, notebook in found.items():
+        store(notebook, path)
+
+
 # --- check what is stored -------------------------------------------------------------------------------
 
 
@@ -292,12 +307,15 @@ def main(arguments: list[str] | None = None, folder: Path = HERE) -> int:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("names", nargs="*", help="numbers (09) or names (09_train_detr); none means all")
+    parser.add_argument("--prose", action="store_true", help="only words have changed: keep the outputs")
     parser.add_argument("--check", action="store_true", help="run nothing, only compare")
     options = parser.parse_args(arguments)
     faults = []
     try:
         for source in sources(folder, options.names):
-            if not options.check:
+            if options.prose:
+                reword(source)
+            elif not options.check:
                 build(source)
             faults += check(source)
         faults += [] if options.names else orphans(folder)

@@ -732,7 +732,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # - **The gap is a lower bound** of what follows the image. Another image may have an object in the same place.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
 #   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
-#   curves do not take them apart.
+#   curves do not take them apart; notebook 12 does.
 # - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not. Papers do not always
 #   say which they took.
 # - **"Attention is uniform at the start"** is nearly true of our DETR: 58 of 64 places. It does not hold for SMCA. And

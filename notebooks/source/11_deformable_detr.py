@@ -798,7 +798,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 quiz("11")
 
 # %% [markdown]
-# **Next:** 12, *SMCA-DETR*: keep the comparisons, and multiply by a Gaussian.
+# **Next:** 12, *SMCA-DETR*: keep the comparisons, and add a Gaussian's logarithm to the scores.
 #
 # **References**
 #

@@ -97,6 +97,22 @@ def test_two_builds_are_byte_identical(built: Path) -> None:
         "01_dot.ipynb", "01_dot.ipynb", "01_dot.py"]
 
 
+def test_new_words_keep_the_outputs(built: Path, capsys: pytest.CaptureFixture) -> None:
+    """--prose takes over what Markdown says and runs nothing; where code has changed, nothing is stored."""
+    source, stored = built / "source" / "01_dot.py", built / "01_dot.ipynb"
+    before = nbformat.read(stored, as_version=4)
+    words = before.cells[0].source.splitlines()[0]
+    source.write_text(source.read_text().replace(words, f"{words}, in other words"))
+    assert main(["--prose", "01"], built) == 0 and main(["--check"], built) == 0
+    after = nbformat.read(stored, as_version=4)
+    assert "in other words" in after.cells[0].source and after.cells[0].id != before.cells[0].id
+    assert [cell.outputs for cell in after.cells[1:]] == [cell.outputs for cell in before.cells[1:]]
+    source.write_text(source.read_text() + "\n# %%\nprint(1)\n")
+    assert main(["--prose", "01"], built) == 1
+    assert "more than words has changed" in capsys.readouterr().err
+    assert nbformat.read(stored, as_version=4) == after
+
+
 def test_stub_and_solution_part_ways(built_once: Path) -> None:
     """The student gets the stub, the solved notebook the solution in its place; both were run."""
     stored = built_once / "01_dot.ipynb", built_once / "solutions" / "01_dot.ipynb"
