@@ -55,6 +55,7 @@ from detr_mini.course.meeting_explorer import MeetingExplorer, listen
 from detr_mini.course.position_explorer import PositionExplorer
 from detr_mini.course.recorder import Recording
 from detr_mini.course.replay import TrainingReplay
+from detr_mini.course.sam_playground import SamPlayground
 from detr_mini.course.smca_playground import SmcaPlayground
 from detr_mini.course.token_explorer import TokenExplorer, Watched
 from detr_mini.data.scenes import CLASSES, Scenes
@@ -75,6 +76,7 @@ WIDGETS = {
     "box_playground": Widget("BoxPlayground()"),
     "matching_playground": Widget("MatchingPlayground()"),
     "smca_playground": Widget("SmcaPlayground()"),
+    "sam_playground": Widget("SamPlayground()"),
     "position_explorer": Widget("PositionExplorer()"),
     "loss_walk": Widget("LossWalk()"),
     "meeting_explorer": Widget(
@@ -193,7 +195,8 @@ def spoken(output: Locator) -> Locator:
 
 @pytest.mark.parametrize(("name", "places"), [
     ("matching_playground", [(0.13, 0.45), (0.17, 0.4)]), ("box_playground", [(0.14, 0.38), (0.18, 0.45)]),
-    ("position_explorer", [(0.2, 0.5), (0.2, 0.5)]), ("smca_playground", [(0.2, 0.7), (0.35, 0.4)])])
+    ("position_explorer", [(0.2, 0.5), (0.2, 0.5)]), ("smca_playground", [(0.2, 0.7), (0.35, 0.4)]),
+    ("sam_playground", [(0.2, 0.7), (0.35, 0.4)])])
 def test_the_pointer_changes_the_picture(name: str, places: list[tuple[float, float]], notebook: Page) -> None:
     """Pressing and dragging on the picture itself; the words follow."""
     output = output_of(notebook, name)
