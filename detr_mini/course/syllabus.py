@@ -39,7 +39,7 @@ LESSONS = (
     Lesson("12", "smca_detr", "What if a query first guesses where to look?", 85),
     Lesson("13", "anchor_detr", "What if a query is a point?"),
     Lesson("14", "dab_detr", "What if a query is a box?", 95),
-    Lesson("15", "sam_detr", "What if a query speaks the image's language?"),
+    Lesson("15", "sam_detr", "What if a query speaks the image's language?", 85),
     Lesson("16", "the_race", "Who learns fastest, on one budget?"),
     Lesson("17", "how_many_queries_which_positions", "How many queries, and which positions?"),
     Lesson("18", "beyond_one_to_one", "Must every object have one prediction only?"),
