@@ -61,6 +61,7 @@ def agreement(committed: Path, fresh: Path) -> tuple[str, bool]:
                 lines.append(f"{name:<12} {title:<18} {reason}")
                 continue
             low, high = widened(known, floor(before, measure))
+            high = high if max(known) > 1 else min(high, 1.0)  # no precision is above 1
             new = [measure(rows, budget) for _, rows in runs]
             inside = low <= middle(new) <= high
             agree &= inside
