@@ -55,6 +55,9 @@ from detr_mini.course.meeting_explorer import MeetingExplorer, listen
 from detr_mini.course.position_explorer import PositionExplorer
 from detr_mini.course.recorder import Recording
 from detr_mini.course.replay import TrainingReplay
+from detr_mini.course.anchor_playground import AnchorPlayground
+from detr_mini.course.dab_playground import DabPlayground
+from detr_mini.course.deformable_playground import DeformablePlayground
 from detr_mini.course.sam_playground import SamPlayground
 from detr_mini.course.smca_playground import SmcaPlayground
 from detr_mini.course.token_explorer import TokenExplorer, Watched
@@ -75,6 +78,9 @@ WIDGETS = {
     "training_replay": Widget("TrainingReplay(recording, CLASSES)", key="ArrowLeft", back="ArrowRight"),
     "box_playground": Widget("BoxPlayground()"),
     "matching_playground": Widget("MatchingPlayground()"),
+    "anchor_playground": Widget("AnchorPlayground()"),
+    "dab_playground": Widget("DabPlayground()"),
+    "deformable_playground": Widget("DeformablePlayground()"),
     "smca_playground": Widget("SmcaPlayground()"),
     "sam_playground": Widget("SamPlayground()"),
     "position_explorer": Widget("PositionExplorer()"),
