@@ -23,6 +23,7 @@ from detr_mini import zoo
 from detr_mini.course import looking, looking_plots, plots, sam_plots
 from detr_mini.course.looking_plots import Panel
 from detr_mini.course.notebook import check, predict, quiz, reveal, where_we_are
+from detr_mini.course.training_plots import looks as side_by_side
 from detr_mini.course.training_plots import show
 
 dm.setup(seed=0)
@@ -260,8 +261,8 @@ for name, model in {"untrained": new, "trained": sam}.items():
 # number from 0 to 1 per channel, computed from the query's old content. So two queries in one box can still ask for
 # different things.
 #
-# Three more details matter. Each head asks at **full width**: 128 channels, not 16. All heads share the keys. And what
-# is collected is *added to the old content*: what asked is thrown away. The whole of it, for one image:
+# Each head asks at **full width**: 128 channels, not 16. All heads share the keys. And what is collected is *added to the
+# old content*: what asked is thrown away. The whole of it, for one image:
 
 # %%
 def aligned(layer, content, boxes, memory, places, code):
@@ -382,7 +383,7 @@ for name, model in {"new": new, "trained": sam}.items():
           [f"{value:+.2f}" for value in kept])
 
 # %% [markdown]
-# It moves towards one dictionary, by training, in every layer.
+# Training moves towards one dictionary, in every layer.
 #
 # ## 8. The identity: keep the content, and it is DETR's decoder
 #
@@ -434,8 +435,8 @@ print("with re-sampling, too:        ", torch.allclose(sams, detrs, atol=1e-2))
 # %% [markdown]
 # ## 9. Which part does the work?
 #
-# The trained detector, with one part of the asking replaced. No retraining: these numbers tell what *this* detector
-# relies on, not what another could do without.
+# The trained detector, with one part of the asking replaced. This tells what *it* relies on, not what another one, trained
+# that way, could do without.
 
 # %%
 from detr_mini.attention import padding_bias
@@ -531,7 +532,8 @@ zoo.show_diff("sam")
 # ## 13. Beside DETR
 #
 # Two explorers on one image, first DETR, then SAM-DETR. Choose a decoder layer and click on a detection. In the second
-# one, dots are the salient points. Compare one head of each.
+# one, dots are the salient points. Compare one head of each. They had 2,500 and 1,500 steps. To compare at the same step,
+# the cell after them trains one while you watch.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
@@ -541,11 +543,6 @@ from detr_mini.course.attention_explorer import AttentionExplorer
 for model in (detr, sam):
     display(AttentionExplorer(model, held_out[0][0]))
 
-# %% [markdown]
-# These two had 2,500 and 1,500 steps. To compare at the same step, train one yourself.
-#
-# ## 14. Train it, and watch
-
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.live import train_live
 
@@ -553,11 +550,26 @@ live = train_live("sam", steps=300, every=60)
 assert live.curve[-1]["ap50"] > 0.2
 
 # %% [markdown]
-# Now both at step 300. DETR's side is the recording of section 1. *Elsewhere* is notebook 10's control: the same query's
-# map from another image, inside the same box.
+# Now both at step 300: the mean map of all heads, of the query that is matched with the framed object. DETR's side is the
+# recording of section 1. *Elsewhere* is notebook 10's control: the same query's map from another image, inside the same
+# box.
 
 # %% tags=["nbval-ignore-output"]
-now = looking.measure(recorder.look(live.model, 300), batch.targets)
+from detr_mini.course.recorder import load_recording
+
+recording, look, at = load_recording(RUNS / "detr.safetensors"), recorder.look(live.model, 300), 1  # the second image
+row, maps = recording.at(300), {}
+for name, owners, attention in (("DETR", recording.owners[row], recording.attention[row]),
+                                ("SAM-DETR", look.owners, look.attention)):
+    owner = int((owners[-1, at] == 0).nonzero()[0])  # who owns the image's first object
+    maps[f"{name}, step 300"] = attention[-1, at, :, owner].mean(0)
+target = dm.boxes.cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
+show(side_by_side(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2),
+     alt="A scene with a framed thing, and two maps at step 300. DETR's glows in broad patches, SAM-DETR's in a few "
+         "cells, most of them in the frame.")
+
+# %% tags=["nbval-ignore-output"]
+now = looking.measure(look, batch.targets)
 then = next(line for line in recorded if line["step"] == 300)
 for name, line in {"DETR": then, "SAM-DETR": now}.items():
     print(f"{name:9} step 300:", *(f"  {word} {line[word][-1]:.2f}" for word in ("iou", "mass", "elsewhere")))
@@ -567,15 +579,14 @@ assert now["mass"][-1] > then["mass"][-1] + 0.05
 # At this step DETR's attention is still at chance. SAM-DETR's is on the object, and part of it follows the image: the gap
 # between *mass* and *elsewhere*.
 #
-# ## 15. Is cross-attention still needed?
+# ## 14. Is cross-attention still needed?
 #
-# Now the question that the paper leaves open. A head has already been to its object, and has fetched the features there.
-# Why then ask the whole image? Why not simply **keep what was fetched**?
+# Now an open question. A head has already been to its object, and has fetched the features there. Why then ask the whole
+# image? Why not simply **keep what was fetched**?
 #
-# Leaving cross-attention out is not enough: what was re-sampled only *asks*, so no image would reach a query at all. The
-# fair form is this: each head takes the features of its point where it took an average over all cells. The point's
-# features pass the same value and output projections, each head its own slice. It is SAM-DETR with maps that are 1 at
-# the salient point and 0 elsewhere.
+# Just leaving cross-attention out will not do: what was re-sampled only *asks*, so no image would reach a query. The fair
+# form: each head takes the features of its point in place of an average over all cells. They pass the same value and
+# output projections, each head its own slice. It is SAM-DETR with maps that are 1 at the salient point and 0 elsewhere.
 
 # %%
 predict("15.needed", "SAM-DETR trained without cross-attention: each head only takes what is at its salient "
@@ -640,7 +651,7 @@ reveal("15.needed", "c" if fewest > most - 0.02 else "b" if fewest > most - 0.2 
 # What this does *not* say: that SAM-DETR's cross-attention is useless on COCO, where maps have a thousand cells. But
 # detectors that decode from the features of a box alone do exist, and work on COCO: Sparse R-CNN is one.
 #
-# ## 16. The paper's claims, and ours
+# ## 15. The paper's claims, and ours
 
 # %%
 from detr_mini.published import FORMS
@@ -669,12 +680,12 @@ for claim, ours in {
 # Be careful with the first line. SAM-DETR also has boxes as queries, corrected from layer to layer, and heads of its own
 # in every layer. These runs do not take that apart.
 #
-# ## 17. Errata: paper and code
+# ## 16. Errata: paper and code
 #
 # We follow the authors' code, from which the published figures come.
 #
-# - **What becomes of the re-sampled query.** The paper's drawing lets it go on as the new query. In the code it only asks:
-#   the residual stream keeps the old content. That is why section 15 could not just delete cross-attention.
+# - **A re-sampled query only asks.** What is collected is added to the *old* content; the residual stream never sees what
+#   was re-sampled. That is why section 14 could not just delete cross-attention.
 # - **Points learn from content only.** The sine code of a point is taken without gradient. So a point moves because other
 #   features would be better there, never because the address would.
 # - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual. That, and the alignment itself,
@@ -682,7 +693,7 @@ for claim, ours in {
 # - **Two recipes.** The 12-epoch figures come from a model with one more layer: a GroupNorm behind the input projection.
 # - **"The same embedding space"** holds before W_q and W_k (section 7). There are still two of them.
 #
-# ## 18. Exercises
+# ## 17. Exercises
 #
 # Fill in a cell, run it, then run the check below it. For a hint: `dm.hint("15.points")` in a new cell, with the
 # exercise's name.
@@ -770,7 +781,7 @@ def taken(found, value):
 check("15.read", taken)
 
 # %% [markdown]
-# ## 19. The same on COCO
+# ## 18. The same on COCO
 #
 # The paper's recipe: ResNet-50, six layers each way, 300 queries. The function is that of notebook 09, for this detector.
 # Behind it is the smoke form, which runs everywhere: ten small drawings, three steps.
@@ -816,10 +827,9 @@ print("steps:", len(smoke.history), " losses are finite:", all(line["loss"] < 1e
 print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 
 # %% [markdown]
-# ## 20. Limits
+# ## 19. Limits
 #
-# - **Our backbone knows the ten classes** before training starts. So memory is easy to read from the first step on, and a
-#   common language is worth more here than with features that still have to be learned.
+# - **Our backbone knows the ten classes** before training starts, so memory is easy to read from the first step on.
 # - **The reader is linear** and reads the mean of eight heads. That it fails on DETR's queries does not say that no
 #   dictionary exists. It says that one is needed.
 # - **Section 9 cuts into a trained detector.** The gates could be worth more in training than afterwards.
