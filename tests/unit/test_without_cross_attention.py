@@ -8,7 +8,9 @@ import torch
 
 from detr_mini import zoo
 from detr_mini.course import without_cross_attention as forms
+from detr_mini.course.race_table import at_step, read_runs
 from detr_mini.data.scenes import Scenes
+from detr_mini.files import DATA
 from detr_mini.recipes import TrainRecipe
 
 IMAGES = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -89,3 +91,17 @@ def tiny(name: str, steps: int):
     recipe = zoo.recipe(name, "scenes")
     model = replace(recipe.model, d_model=32, heads=4, encoder_layers=1, decoder_layers=2, feed_forward=32)
     return replace(recipe, model=model, train=TrainRecipe(steps=steps, batch=2, backbone_lr=0.0))
+
+
+def test_what_notebook_15_says_holds_in_the_recorded_runs() -> None:
+    """Reading does as well as the race's SAM-DETR, the blind detector finds nothing; runs say where they are from."""
+    recorded, race = read_runs(forms.RUNS), read_runs(DATA / "runs" / "scenes")["sam"]
+    for name, group in recorded.items():
+        for origin, rows in group:
+            assert origin["detector"] == name and origin["command"].startswith("python -m detr_mini.course.without_")
+            assert [row["step"] for row in rows] == list(range(125, 1001, 125))
+            assert {key: origin["recipe"]["train"][key] for key in ("lr", "batch", "steps")} == {
+                "lr": race[0][0]["recipe"]["train"]["lr"], "batch": 16, "steps": 1000}
+    last = {name: [at_step(rows, 1000)["ap50"] for _, rows in group] for name, group in recorded.items()}
+    assert min(last["sam_reads"]) > max(at_step(rows, 1000)["ap50"] for _, rows in race) - 0.05
+    assert max(last["detr_blind"]) < 0.02
