@@ -138,14 +138,17 @@ def endings(sets: Mapping[str, Mapping[str, Sequence[float]]], *, title: str, xl
     return figure
 
 
-def cost_bars(columns: Mapping[str, Mapping[str, float]], digits: Mapping[str, int]) -> Figure:
-    """Bars side by side: one panel per kind of cost, one row per detector. columns: title -> detector -> value."""
+def cost_bars(columns: Mapping[str, Mapping[str, float]], digits: Sequence[int]) -> Figure:
+    """Bars side by side: one panel per kind of cost, one row per detector.
+
+    columns: title -> detector -> value. digits: behind the point, per column.
+    """
     names = list(next(iter(columns.values())))
     figure, axes = canvas(len(columns), width=WIDTH, height=0.8 + 0.32 * len(names))
     for number, (place, (title, values)) in enumerate(zip(axes, columns.items(), strict=True)):
         place.barh(range(len(names)), [values[name] for name in names], color=BLUE, height=0.66)
         for row, name in enumerate(names):
-            place.text(values[name], row, f" {values[name]:,.{digits[title]}f}", va="center", fontsize=8.5)
+            place.text(values[name], row, f" {values[name]:,.{digits[number]}f}", va="center", fontsize=8.5)
         place.set_yticks(range(len(names)), [shown(name) for name in names] if number == 0 else [""] * len(names))
         place.tick_params(axis="y", length=0)
         place.set(xlim=(0, 1.35 * max(values.values())), xticks=[])
