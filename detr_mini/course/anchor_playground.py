@@ -246,9 +246,9 @@ def describe_anchored(state: Anchored) -> str:
     pattern = "its learned pattern" if state.pattern == "learned" else "no pattern, content 0"
     return (f"Query {state.query}'s anchor point is at ({state.x:.2f}, {state.y:.2f}), with {pattern}. Layer "
             f"{state.layer}, {who(state)}: along x most weight, {rows.max():.2f}, is on column "
-            f"{int(rows.argmax()) + 1} of {len(rows)}; along y most, {columns.max():.2f}, on row {int(columns.argmax()) + 1} of {len(columns)}; "
-            f"together it is spread over {entropy(both).exp():.0f} of {both.numel()} places. "
-            f"In the end it says: {CLASSES[found.label]}, {found.score:.2f}, box ({box}).")
+            f"{int(rows.argmax()) + 1} of {len(rows)}; along y most, {columns.max():.2f}, is on row "
+            f"{int(columns.argmax()) + 1} of {len(columns)}; together it is spread over {entropy(both).exp():.0f} of "
+            f"{both.numel()} places. In the end it says: {CLASSES[found.label]}, {found.score:.2f}, box ({box}).")
 
 
 # ---------------------------------------------------------------- the shell
