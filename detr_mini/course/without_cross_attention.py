@@ -15,11 +15,11 @@ output projections stay as they were. Recipe, first weights and order of batches
 race` with the same seed, whose SAM-DETR is the fourth form.
 
 A run leaves one file, FORM-seedN.jsonl, under data/runs/cross_attention: provenance first, then one line per
-evaluation. A run whose file is there is not repeated.
+evaluation. A run whose file is there is not repeated, and one that was stopped goes on from its last evaluation.
 """
 
 import argparse
-import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, measured, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.decoder import DecoderLayer, Queries
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
-from detr_mini.files import DATA, atomic
+from detr_mini.files import DATA
 from detr_mini.positions import Grid
 from detr_mini.recipes import Recipe
 from detr_mini.training import fit
@@ -127,10 +127,11 @@ def build(form: str, recipe: Recipe | None = None) -> Detr:
 
 
 def run(form: str, seed: int, steps: int, path: Path, every: int) -> None:
-    """Train one form once and write its file."""
+    """Train one form once and write its file. A run that was stopped goes on from its last evaluation."""
     recipe = scenes_recipe(FORMS[form][0], steps)
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
-    results: list[dict] = []
+    unfinished = path.with_name(f"{path.stem}.unfinished")  # a folder, gone when the run is done
+    results = measured(unfinished, every)
     torch.manual_seed(seed)
     model = build(form, recipe)
     head = provenance(model.system, recipe, seed) | {"form": form, "command": command(), "parameters": zoo.count(model)}
@@ -138,12 +139,14 @@ def run(form: str, seed: int, steps: int, path: Path, every: int) -> None:
     def measure(detector: Detr) -> AveragePrecision:
         result = evaluate(detector, held_out, recipe.data, batch_size=50)
         results.append(result.to_dict())
+        write_lines(unfinished / "measured.jsonl", results)
         print(f"{form} seed {seed}: evaluation {len(results)}, AP50 {result.ap50:.3f}", flush=True)
         return result
 
-    done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, seed=seed, progress=False)
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in [head, *evaluations(done.history, results)]))
+    done = fit(model, train_set, recipe, unfinished, evaluate=measure, evaluate_every=every, save_every=every,
+               seed=seed, progress=False)
+    write_lines(path, [head, *evaluations(done.history, results)])
+    shutil.rmtree(unfinished)
 
 
 def command() -> str:

@@ -86,6 +86,30 @@ def test_a_run_leaves_its_curve_and_is_not_repeated(monkeypatch, tmp_path) -> No
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == before
 
 
+def test_a_run_that_was_stopped_goes_on(monkeypatch, tmp_path) -> None:
+    """From its last evaluation, and ends where an undisturbed one ends."""
+    monkeypatch.setattr(forms, "Scenes", lambda count, seed: Scenes(min(count, 20), seed))
+    monkeypatch.setattr(forms, "scenes_recipe", tiny)
+    options = ["--forms", "reads", "--steps", "4", "--every", "2", "--to"]
+    forms.main([*options, str(tmp_path / "whole")])
+    measure, calls = forms.evaluate, []
+
+    def stop_at_the_second(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr(forms, "evaluate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        forms.main([*options, str(tmp_path / "parts")])
+    forms.main([*options, str(tmp_path / "parts")])
+    whole, parts = ((tmp_path / folder / "reads-seed0.jsonl").read_text().splitlines() for folder in ("whole", "parts"))
+    assert len(calls) == 3 and not list(tmp_path.glob("*/*.unfinished"))
+    for one, other in zip(map(json.loads, whole[1:]), map(json.loads, parts[1:]), strict=True):
+        assert one["step"] == other["step"] and one["loss"] == pytest.approx(other["loss"], abs=1e-3)
+
+
 def tiny(name: str, steps: int):
     """A detector's recipe, of toy size."""
     recipe = zoo.recipe(name, "scenes")
