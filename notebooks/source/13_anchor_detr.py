@@ -58,7 +58,7 @@ trained = {name: load_weights(DATA / f"weights/{name}.safetensors").eval() for n
 
 # %%
 def spreads(centres):
-    """centres (images, Q, 2) -> deviation between the queries' mean places, and of one query between images."""
+    """centres (images, Q, 2) -> deviation between queries' mean places, and of one query between images."""
     return centres.mean(0).std(0).mean().item(), centres.std(0).mean().item()
 
 recording = load_recording(RUNS / "detr.safetensors")  # boxes (looks, layers, images, Q, 4)
@@ -94,8 +94,8 @@ def draw_places(axis, model, title):
 # %%
 figure, axis = plots.canvas(width=4.2, height=4.0)
 places = {"detr": draw_places(axis, trained["detr"], "DETR: the five surest queries, 200 scenes")[0]}
-show(figure, alt="Box centres of 200 scenes in grey. Five queries in colour form wide clouds: two of them lie "
-                 "over each other at the upper left, two at the lower right, one is at the upper right.")
+show(figure, alt="Box centres of 200 scenes in grey. Five queries in colour form wide clouds: two of them "
+                 "lie over each other at the upper left, two at the lower right, one is at the upper right.")
 print("trained DETR: between queries {:.2f}, one query {:.2f}".format(*spreads(places["detr"])))
 predict("13.new", "The trained DETR gets 25 new query vectors, drawn as the old ones were before training. "
                   "Its AP50 was 0.79. With the new ones it is ...",
@@ -110,7 +110,8 @@ import copy
 
 torch.manual_seed(0)  # the seed of the shipped run
 start, end = (model.decoder.query_embed.weight.detach() for model in (dm.build("detr"), trained["detr"]))
-print(f"the vectors moved by {(end - start).norm(dim=1).mean() / start.norm(dim=1).mean():.0%} of their length")
+moved = (end - start).norm(dim=1).mean() / start.norm(dim=1).mean()
+print(f"the vectors moved by {moved:.0%} of their length")
 
 def ap50(model):
     """AP50 on 100 of the scenes."""
@@ -189,13 +190,14 @@ from dataclasses import replace
 
 plain = dm.build("anchor", model=replace(recipe.model, decoupled=False)).eval()  # with DETR's attention
 with torch.no_grad():
-    cells = plain.tokenize(batch.images[:1], batch.mask[:1])[1].position.unflatten(1, (8, 8))[0]  # (8, 8, 128)
-    lines = untrained.tokenize(batch.images[:1], batch.mask[:1])[1].position[0]  # (8 + 8, 128)
+    one = batch.images[:1], batch.mask[:1]
+    cells = plain.tokenize(*one)[1].position.unflatten(1, (8, 8))[0]  # (8, 8, 128)
+    lines = untrained.tokenize(*one)[1].position[0]  # (8 + 8, 128)
     middle = torch.tensor([(5 + 0.5) / 8, (2 + 0.5) / 8])  # of the cell in column 5, row 2
-    print("a point has its cell's address:  ",
-          torch.allclose(plain.grid_position.point(middle), cells[2, 5], atol=1e-5))
-    print("its x has its column's address:  ", torch.allclose(network.line(middle[0]), lines[8 + 5], atol=1e-5))
-    print("its y has its row's address:     ", torch.allclose(network.line(middle[1]), lines[2], atol=1e-5))
+    for name, mine, theirs in (("a point", plain.grid_position.point(middle), cells[2, 5]),
+                               ("its x", network.line(middle[0]), lines[8 + 5]),
+                               ("its y", network.line(middle[1]), lines[2])):
+        print(f"{name} has the address of its cell, column or row:", torch.allclose(mine, theirs, atol=1e-5))
 
 # %% [markdown]
 # **The box.** It is written relative to the point, in logits: sigmoid(what the head says + logit of the point). The
@@ -255,8 +257,8 @@ for start, end in zip(stood.tolist(), went.tolist()):
 axes[1].plot(*stood.T.tolist(), "x", color=plots.INK)
 axes[1].set(xlim=(0, 1), ylim=(1, 0), aspect="equal", title="from grid point to mean box centre", xlabel="x")
 show(figure, alt="Left: box centres of the five surest queries of Anchor DETR, five compact clouds side by "
-                 "side. Right: a 5 by 5 grid of crosses, each with a short arrow, mostly to the left, to where "
-                 "its boxes are on average.")
+                 "side. Right: a 5 by 5 grid of crosses, each with a short arrow, mostly to the left, to "
+                 "where its boxes are on average.")
 
 # %%
 print("trained Anchor DETR: between queries {:.2f}, one query {:.2f}".format(*spreads(places["anchor"])))
@@ -353,7 +355,7 @@ found = torch.einsum("w,wc->c", along_x, part)  # (c,): and over x
 
 # %%
 print("along x", [round(value, 2) for value in along_x.tolist()])
-print("along y", [round(value, 2) for value in along_y.tolist()], f"  sum of the product: {product.sum():.2f}")
+print("along y", [round(value, 2) for value in along_y.tolist()], f"  all cells: {product.sum():.2f}")
 show(plots.matrix(product, title="along y times along x", row_name="row", column_name="column"),
      alt="A 3 by 4 grid of weights: 0.77 in row 1, column 2, small weights elsewhere.")
 print("collected in two steps, without the product:",
@@ -371,8 +373,8 @@ product = along_y[:, None] * along_x
 figure, axes = plots.canvas(2, width=6.2, height=2.2)
 plots.matrix(dense, title="dense attention", top=0.5, axes=axes[0])
 plots.matrix(product, title="row-column attention", top=0.5, axes=axes[1])
-show(figure, alt="Two 3 by 4 grids. Dense attention has 0.42 on each of the two cups. Row-column attention has "
-                 "0.23 in all four corners.")
+show(figure, alt="Two 3 by 4 grids. Dense attention has 0.42 on each of the two cups. Row-column attention "
+                 "has 0.23 in all four corners.")
 ghosts = int((product > 0.5 * product.max()).sum())
 reveal("13.ghosts", "c" if ghosts == 4 else "b",
        "The other two corners are ghosts: a cup's row and a cup's column meet.")
@@ -411,11 +413,11 @@ from detr_mini.positions import Grid
 from detr_mini.variants.row_column_attention import RowColumnAttention
 
 def row_column(layer, content, x_address, y_address, memory, grid):
-    """As the package's: content, addresses (B, Q, d), memory (B, HW, d) -> weights along x, along y, values."""
+    """content, addresses (B, Q, d), memory (B, HW, d) -> weights along x, weights along y, values."""
     rows, columns = grid.position.split(grid.shapes[0], dim=1)  # (B, H, d), (B, W, d)
     cells = memory.unflatten(1, grid.shapes[0])  # (B, H, W, d)
     q_x, q_y = layer.query_row(content + x_address), layer.query_column(content + y_address)  # (B, Q, d)
-    k_x, k_y = layer.key_row(cells.mean(1) + columns), layer.key_column(cells.mean(2) + rows)  # (B, W or H, d)
+    k_x, k_y = layer.key_row(cells.mean(1) + columns), layer.key_column(cells.mean(2) + rows)  # (B, W | H, d)
     q_x, q_y, k_x, k_y = (layer.split(part) for part in (q_x, q_y, k_x, k_y))  # (B, heads, ., d/heads)
     root = q_x.shape[-1] ** 0.5
     return ((q_x @ k_x.mT / root).softmax(-1), (q_y @ k_y.mT / root).softmax(-1),
@@ -521,8 +523,9 @@ for place in ("encoder", "decoder"):
     for tokens in (1024, 4096, 16384):
         print(f"{place}, {tokens:6,} cells:", end="")
         for name in names.values():
-            if row := table.get((place, name, tokens)):
-                print(f"   {name} {row['seconds']:.2f} s {row['megabytes']:5,.0f} MB", end="")
+            row = table.get((place, name, tokens))
+            said = f"{row['seconds']:.2f} s {row['megabytes']:5,.0f} MB" if row else "not tried"
+            print(f"   {name} {said:15}", end="")
         print()
 
 encoder = {name: table["encoder", name, 4096] for name in names.values()}
@@ -592,13 +595,13 @@ for model in trained.values():
 # %%
 measured = {name: looking.measure(recorder.look(model, 0), batch.targets) for name, model in trained.items()}
 for name, line in measured.items():
-    print(f"{name:6} last layer: a head looks at {math.exp(line['entropy'][-1]):4.1f} of 64 places; inside the "
-          f"box {line['mass'][-1]:.2f}, of another image's map {line['elsewhere'][-1]:.2f} (uniform "
-          f"{line['uniform'][-1]:.2f})")
+    print(f"{name:6} a head looks at {math.exp(line['entropy'][-1]):3.1f} of 64 places; inside the box "
+          f"{line['mass'][-1]:.2f}, another image's map {line['elsewhere'][-1]:.2f}, uniform "
+          f"{line['uniform'][-1]:.2f}")
 assert measured["anchor"]["mass"][-1] > 1.5 * measured["detr"]["mass"][-1]
 
 # %% [markdown]
-# Anchor DETR looks at a few places, and most of it falls on the object. But nearly all of that is there in *another*
+# This is the last layer. Anchor DETR looks at a few places, and most of it falls on the object. But nearly all of that is there in *another*
 # image's map, too. Notebook 10's word for it was habit. Here habit has an address: the point.
 #
 # ## 11. Train it, and watch
@@ -827,8 +830,8 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 #   that nobody trained. A 5 x 5 grid works.
 # - Boxes are written around points, so at step 0 they are already spread over the image.
 # - Patterns are different contents at one point. Twins with the same pattern give the same answer.
-# - RCDA: means over columns and rows, two short softmaxes, their product as the map. A diagonal brings ghosts, and
-#   most maps of DETR are near a product.
+# - RCDA: means over columns and rows, two short softmaxes, their product as the map. A diagonal brings ghosts, but
+#   DETR's own maps are near to products.
 # - It saves the stored weights, and costs one vector per query and column.
 
 # %%

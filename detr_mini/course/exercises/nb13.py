@@ -239,7 +239,7 @@ EXERCISES = (
 )
 
 QUIZ = (
-    Question("Where is it written that DETR's query 3 looks to the lower left?", (
+    Question("Where is it written that DETR's query 3 looks to the upper right?", (
         Choice("In its learned vector: its numbers are a place in code",
                "New vectors of the same kind find no places. And in training the old ones hardly moved."),
         Choice("In the weights that learned this vector by rote",
