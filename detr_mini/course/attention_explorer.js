@@ -104,7 +104,7 @@ function describe(facts, state, seen) {
   const where = `Its attention is spread over about ${seen.spread} of ${cells} places, ${most}.`;
   const words = [`${layer.name[0].toUpperCase()}${layer.name.slice(1)}, ${head}.`, who,
     seen.spread ? where : "All that it looks at is outside the image."];
-  if (layer.references) words.push(reference(layer.references[asker]));
+  if (layer.references) words.push(reference(layer.references[asker], facts.cut, facts.patterns[asker]));
   if (seen.dots.length) words.push(facts.dots[state.head ? 0 : 1].replace("{}", seen.dots.length));
   if (seen.ellipses.length) {
     words.push(state.head ? "Ellipse: one standard deviation of its Gaussian."
@@ -113,11 +113,12 @@ function describe(facts, state, seen) {
   return [...words, ...facts.notes].join(" ");
 }
 
-/** A reference in words: a point, or a box. */
-function reference(box) {
+/** A reference in words: a point, or a box and how it is cut; and which of its patterns asks, where there are several. */
+function reference(box, cut, pattern) {
   const [left, top, right, bottom] = box.map(Math.round);
-  if (left === right && top === bottom) return `Cross: its reference point (${left}, ${top}).`;
-  return `Dashed: its reference box, (${left}, ${top}) to (${right}, ${bottom}).`;
+  const also = `${cut ? `, cut into ${cut} x ${cut}` : ""}${pattern ? `, ${pattern}` : ""}.`;
+  if (left === right && top === bottom) return `Cross: its reference point (${left}, ${top})${also}`;
+  return `Dashed: its reference box, (${left}, ${top}) to (${right}, ${bottom})${also}`;
 }
 
 /** A frame with a black rim. */
@@ -126,6 +127,14 @@ function frame(box, colour, thick, dash = "") {
   const shape = { x: left, y: top, width: right - left, height: bottom - top, fill: "none" };
   return make("g", {}, make("rect", { ...shape, stroke: BLACK, "stroke-opacity": 0.75, "stroke-width": thick * 1.7 }),
     make("rect", { ...shape, stroke: colour, "stroke-width": thick, "stroke-dasharray": dash }));
+}
+
+/** The lines between the n x n parts into which a box is cut; none for 0. */
+function cut([left, top, right, bottom], n, unit) {
+  const at = (low, high, i) => low + ((high - low) * i) / n, inner = [...Array(Math.max(0, n - 1)).keys()].map((i) => i + 1);
+  const d = inner.map((i) => `M${at(left, right, i)},${top}V${bottom}M${left},${at(top, bottom, i)}H${right}`).join("");
+  return n ? [[BLACK, 0.5], [WHITE, 0.3]].map(([stroke, thick]) => make("path",
+    { d, stroke, "stroke-width": thick * unit, "stroke-opacity": 0.6, fill: "none" })) : [];
 }
 
 /** A name at a box's upper left corner, inside the picture. */
@@ -155,8 +164,9 @@ function drawMarks(svg, facts, state, seen, unit) {
   if (layer.references) {
     const [left, top, right, bottom] = layer.references[asker];
     const d = `M${left - 2.4 * unit},${top - 2.4 * unit}l${4.8 * unit},${4.8 * unit}m0,${-4.8 * unit}l${-4.8 * unit},${4.8 * unit}`;
-    if (right - left + bottom - top >= 0.01) parts.push(frame([left, top, right, bottom], WHITE, 0.8 * unit, `${2 * unit} ${1.2 * unit}`));
+    if (right - left + bottom - top >= 0.01) parts.push(...cut([left, top, right, bottom], facts.cut, unit), frame([left, top, right, bottom], WHITE, 0.8 * unit, `${2 * unit} ${1.2 * unit}`));
     else parts.push(make("path", { d, stroke: BLACK, "stroke-width": 1.8 * unit }), make("path", { d, stroke: WHITE, "stroke-width": 0.8 * unit }));
+    if (facts.patterns[asker]) parts.push(tag(facts, [left, Math.min(top, height) - 0.04 * height, right], facts.patterns[asker], ORANGE, unit));
   }
   for (const [x, y, weight] of seen.dots) {
     const r = unit * (facts.weighted ? 0.6 * Math.sqrt(1 + 9 * weight) : 1);

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import traitlets
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from PIL import Image
@@ -36,6 +37,7 @@ from detr_mini.detr import Detr
 from detr_mini.drawing import name_of
 from detr_mini.evaluation import evaluating
 from detr_mini.trace import AttentionTrace
+from detr_mini.variants.sam_aligner import CROP
 
 HEIGHT = 3.9  # inches
 MOST_BYTES = 8_000_000  # of maps: what a browser takes at once, and a page still carries
@@ -99,6 +101,8 @@ class Explored:
 
     queries: numbers of the kept queries, the surest first; names, scores: each one's best class and its score.
     found: how many of them count as detections. shape: (h, w) of the maps. kind: what dots are, a key of DOTS.
+    patterns: for each query "pattern 2 of 3", its place among those that share its reference; "" for a lone one.
+    cut: into how many parts a side a reference box is cut, SAM-DETR's RoIAlign; 0 for the others.
     """
 
     image: Tensor
@@ -108,7 +112,9 @@ class Explored:
     scores: list[float]
     found: int
     shape: tuple[int, int]
+    patterns: list[str]
     kind: str = "samples"
+    cut: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -151,8 +157,21 @@ def explore(
     layers = dict(encoder_layers(trace, model, level)) if not notes else {}
     layers |= decoder_layers(trace, model, level, output, queries[:kept], size)
     kind = "salient" if hasattr(trace["decoder.layers.0.cross_attention"], "points") else "samples"
-    return Explored(image, layers, queries[:kept], names[:kept], scores[:kept], found, trace[""].shapes[level], kind,
-                    notes)
+    patterns = patterns_of(model, queries)[:kept]
+    return Explored(image, layers, queries[:kept], names[:kept], scores[:kept], found, trace[""].shapes[level],
+                    patterns, kind, CROP if kind == "salient" else 0, notes)
+
+
+def patterns_of(model: Detr, queries: list[int]) -> list[str]:
+    """Which pattern each query has, in words. Queries stand pattern by pattern: all references of the first, then on.
+
+    queries: the numbers of all of them, in any order. Empty words for detectors with no more than one pattern.
+    """
+    count = getattr(model.recipe, "patterns", 0)
+    if count < 2:
+        return [""] * len(queries)
+    references = len(queries) // count
+    return [f"pattern {query // references + 1} of {count}" for query in queries]
 
 
 def best_classes(model: Detr, output: DetectorOutput, size: Tensor) -> tuple[list[float], list[int], list[int]]:
@@ -283,8 +302,10 @@ def describe_marks(explored: Explored, layer: Layer, state: Exploring, asker: in
     words = []
     if layer.references is not None:
         left, top, right, bottom = (math.floor(round(float(value), 2) + 0.5) for value in layer.references[asker])
-        words.append(f"Cross: its reference point ({left}, {top})." if (left, top) == (right, bottom)
-                     else f"Dashed: its reference box, ({left}, {top}) to ({right}, {bottom}).")
+        where = (f"Cross: its reference point ({left}, {top})" if (left, top) == (right, bottom)
+                 else f"Dashed: its reference box, ({left}, {top}) to ({right}, {bottom})")
+        cut = f"cut into {explored.cut} x {explored.cut}" if explored.cut else ""
+        words.append(", ".join(filter(None, [where, cut, explored.patterns[asker]])) + ".")
     if layer.dots is not None:
         one, several = DOTS[explored.kind]
         count = layer.dots.shape[2] * (1 if state.head else explored.heads)
@@ -365,7 +386,10 @@ def draw_marks(axes: Axes, explored: Explored, layer: Layer, head: int, asker: i
             for colour, thick, size in ((BLACK, 3.6, 12), (WHITE, 1.6, 11)):
                 axes.plot(left, top, marker="x", color=colour, markersize=size, markeredgewidth=thick, clip_on=True)
         else:
+            draw_cut(axes, [left, top, right, bottom], explored.cut)
             outline(axes, [left, top, right, bottom], WHITE, 1.6, (0, (4, 2.5)))
+        if explored.patterns[asker]:
+            tag(axes, [left, min(top, height) - 0.04 * height, right], explored.patterns[asker], ORANGE)
     if layer.dots is not None:
         x, y, weight = layer.dots[rows, asker].reshape(-1, 3).T
         area = 14 + 120 * weight if explored.kind == "samples" else 40
@@ -382,6 +406,15 @@ def outline(axes: Axes, box: Sequence[float], colour: str, thick: float, style: 
     x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
     axes.plot(x, y, color=BLACK, linewidth=thick + 1.4, alpha=0.75, solid_joinstyle="miter")
     axes.plot(x, y, color=colour, linewidth=thick, linestyle=style, solid_joinstyle="miter")
+
+
+def draw_cut(axes: Axes, box: Sequence[float], parts: int) -> None:
+    """The lines between the parts x parts cells into which a box is cut; none for 0. box: xyxy."""
+    left, top, right, bottom = box
+    across, down = (np.linspace(low, high, parts + 1)[1:-1] for low, high in ((left, right), (top, bottom)))
+    lines = [[(x, top), (x, bottom)] for x in across] + [[(left, y), (right, y)] for y in down]
+    for colour, thick in ((BLACK, 1.0), (WHITE, 0.6)):
+        axes.add_collection(LineCollection(lines, colors=colour, linewidths=thick, alpha=0.6))
 
 
 def tag(axes: Axes, box: Sequence[float], text: str, colour: str) -> None:
@@ -432,6 +465,7 @@ def facts(explored: Explored) -> dict[str, object]:
     return {
         "size": list(explored.image.shape[:0:-1]), "shape": list(explored.shape), "heads": explored.heads,
         "layers": layers, "queries": explored.queries, "names": explored.names, "found": explored.found,
+        "patterns": explored.patterns, "cut": explored.cut,
         "scores": [f"{score:.2f}" for score in explored.scores], "dots": list(DOTS[explored.kind]),
         "weighted": explored.kind == "samples", "notes": explored.notes,
     }

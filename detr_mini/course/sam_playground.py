@@ -12,18 +12,17 @@ import ipywidgets
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from detr_mini import zoo
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.checkpoints import load_weights
-from detr_mini.course.attention_explorer import WHITE, outline
+from detr_mini.course.attention_explorer import WHITE, draw_cut, outline
 from detr_mini.course.box_playground import LEAST, MOST, Box, dragged, fitted, sides
 from detr_mini.course.deformable_playground import placed
 from detr_mini.course.explorer import Explorer
-from detr_mini.course.plots import BLACK, COLOURS, GLOW, GREY, ORANGE, WIDTH, array, channels_last, readable_on
+from detr_mini.course.plots import COLOURS, GLOW, GREY, ORANGE, WIDTH, array, channels_last, readable_on
 from detr_mini.course.race import HELD_OUT_SEED
 from detr_mini.data.scenes import CLASSES, Scenes
 from detr_mini.data.transforms import build_transform
@@ -147,7 +146,7 @@ def render_boxed(state: Boxed) -> Figure:
                                    xticks=[], yticks=[]) for x in LEFTS)
     left.imshow(0.2 + 0.8 * image, extent=(0, 1, 1, 0), interpolation="antialiased", aspect="auto")
     right.imshow(0.1 + 0.35 * image.mean(2, keepdims=True).repeat(3, 2), extent=(0, 1, 1, 0), aspect="auto")
-    draw_cut(left, found.reference.tolist())
+    draw_cut(left, found.reference.tolist(), CROP)
     draw_map(right, array(found.maps[shown(state)].mean(0)))
     for axes, number in ((left, True), (right, False)):
         outline(axes, found.box.tolist(), ORANGE, 2.0)
@@ -159,15 +158,6 @@ def render_boxed(state: Boxed) -> Figure:
     left.set_title(f"layer {state.layer}: the cut, {CROP} x {CROP}, and its points", fontsize=10, pad=4)
     right.set_title(f"where {heads} then look{'s' if state.head else ''}", fontsize=10, pad=4)
     return figure
-
-
-def draw_cut(axes: Axes, box: list[float]) -> None:
-    """The lines between the cells of the cut. box: xyxy."""
-    left, top, right, bottom = box
-    across, down = np.linspace(left, right, CROP + 1)[1:-1], np.linspace(top, bottom, CROP + 1)[1:-1]
-    lines = [[(x, top), (x, bottom)] for x in across] + [[(left, y), (right, y)] for y in down]
-    for colour, thick in ((BLACK, 1.0), (WHITE, 0.6)):
-        axes.add_collection(LineCollection(lines, colors=colour, linewidths=thick, alpha=0.6))
 
 
 def draw_map(axes: Axes, weights: np.ndarray) -> None:

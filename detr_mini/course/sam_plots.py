@@ -7,7 +7,7 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from detr_mini.course.attention_explorer import WHITE, outline
+from detr_mini.course.attention_explorer import WHITE, draw_cut, outline
 from detr_mini.course.plots import (
     BLACK,
     COLOURS,
@@ -19,7 +19,8 @@ from detr_mini.course.plots import (
     channels_last,
     matrix,
 )
-from detr_mini.course.sam_playground import LAYERS, Boxed, asked, draw_cut, draw_points, scene
+from detr_mini.course.sam_playground import LAYERS, Boxed, asked, draw_points, scene
+from detr_mini.variants.sam_aligner import CROP
 
 
 def cut_out(cells: Tensor, corners: Sequence[float], places: Tensor, cut: Tensor) -> Figure:
@@ -47,7 +48,7 @@ def by_layer(state: Boxed) -> Figure:
         layer = replace(state, layer=number)
         found = asked(layer)
         place.imshow(0.2 + 0.8 * channels_last(scene(state.scene)), extent=(0, 1, 1, 0), interpolation="antialiased")
-        draw_cut(place, found.reference.tolist())
+        draw_cut(place, found.reference.tolist(), CROP)
         outline(place, found.box.tolist(), ORANGE, 2.0)
         outline(place, found.reference.tolist(), WHITE, 1.2, (0, (4, 2.5)))
         draw_points(place, layer, array(found.points), number == 1)

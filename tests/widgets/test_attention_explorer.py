@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 
 from detr_mini import zoo
 from detr_mini.checkpoints import load_weights
@@ -96,6 +97,21 @@ def test_each_detector_shows_what_steers_it(explored: dict[str, Explored]) -> No
     assert last["deformable"].dots.shape == (8, 25, 4, 3) and last["sam"].dots.shape == (8, 25, 1, 3)
     assert np.allclose(last["deformable"].dots[..., 2].sum(-1), 1, atol=1e-5)
     assert explored["deformable"].layers["encoder 1"].dots.shape == (8, 64, 4, 3)
+    assert {name: one.cut for name, one in explored.items() if one.cut} == {"sam": 7}
+
+
+def test_a_reference_box_that_is_cut_shows_its_grid(explored: dict[str, Explored]) -> None:
+    """SAM-DETR's box: six lines each way, evenly spaced, from edge to edge. DAB-DETR's box has none."""
+    states = {name: replace(first_state(explored[name]), layer="decoder 3") for name in ("sam", "dab")}
+    grids = {name: [lines.get_segments() for lines in render_exploring(explored[name], state).axes[1].collections
+                    if isinstance(lines, LineCollection)] for name, state in states.items()}
+    assert not any(map(len, grids["dab"])) and "cut into" not in describe_exploring(explored["dab"], states["dab"])
+    one, state = explored["sam"], states["sam"]
+    left, top, right, bottom = one.layers["decoder 3"].references[one.asker(state)]
+    lines = np.array(grids["sam"][0])  # (12, 2 ends, 2)
+    assert len(lines) == 12 and np.allclose(lines[:6, 0, 0], left + (right - left) * np.arange(1, 7) / 7, atol=1e-3)
+    assert np.allclose(lines[:6, :, 1], [top, bottom]) and np.allclose(lines[6:, :, 0], [left, right])
+    assert "), cut into 7 x 7." in describe_exploring(one, state)
 
 
 def test_an_ellipse_is_the_gaussian() -> None:
@@ -119,6 +135,18 @@ def test_smca_ellipses_are_its_prior(explored: dict[str, Explored]) -> None:
     drawn = torch.from_numpy(one.layers["decoder 2"].ellipses).transpose(0, 1)  # (Q, heads, 4)
     assert torch.allclose(drawn[..., :2].float() * 8, centre, atol=0.05)
     assert torch.allclose(drawn[..., 2:].float() * 8, (2 / prior.scale[0, kept].abs()).clamp(max=800), rtol=0.02)
+
+
+@pytest.mark.parametrize("name", ["anchor", "dab"])
+def test_several_patterns_are_told_apart(name: str, explored: dict[str, Explored]) -> None:
+    """Queries stand pattern by pattern. Which one asks is said and written at its reference; of one pattern nothing."""
+    one = explore(zoo.build(name, model=replace(zoo.recipe(name).model, patterns=3)), IMAGE)
+    for query, which in ((0, "pattern 1 of 3"), (24, "pattern 1 of 3"), (25, "pattern 2 of 3"), (74, "pattern 3 of 3")):
+        state = Exploring("decoder 1", query=query)
+        assert f"), {which}." in describe_exploring(one, state)
+        assert [text.get_text() for text in render_exploring(one, state).axes[1].texts] == [which]
+    alone, first = explored[name], first_state(explored[name])
+    assert "pattern" not in describe_exploring(alone, first) and not render_exploring(alone, first).axes[1].texts
 
 
 def test_inside_counts_parts_of_cells() -> None:
