@@ -5,10 +5,12 @@ weights for generated scenes; its pre-trained weights ship with the project. A t
 in efficientnet.py.
 """
 
+import pickle
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
@@ -77,15 +79,20 @@ class ResNet50(nn.Module):
     def load_imagenet(self) -> "ResNet50":
         """torchvision's ImageNet weights (version 1, as in the papers; 98 MB, downloaded once). Returns self.
 
-        Raises RuntimeError naming the choices when the weights are neither on this machine nor to be had.
+        Raises RuntimeError naming the choices when the weights are neither on this machine nor to be had, and naming
+        the file when it is damaged.
         """
         weights = ResNet50_Weights.IMAGENET1K_V1
+        kept = Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
         try:
             state = weights.get_state_dict(progress=True, check_hash=True)
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise RuntimeError(f"{kept} is damaged ({reason}): delete it and give the same command again") from error
         except OSError as error:
             raise RuntimeError(
                 f"ResNet-50's ImageNet weights could not be fetched ({error}). Choices: connect to a network once; put "
-                f"{weights.url.rsplit('/', 1)[-1]} into {torch.hub.get_dir()}/checkpoints; take one whose weights pip "
+                f"{kept.name} into {kept.parent}; take one whose weights pip "
                 "installs (--backbone efficientnet_lite0); start from a detector's checkpoint (--weights FILE); or "
                 "train from nothing (--backbone-weights none)"
             ) from error
@@ -143,11 +150,16 @@ class SmallBackbone(nn.Module):
     def load_pretrained(self, path: Path = SMALL_WEIGHTS) -> "SmallBackbone":
         """The shipped weights, or those of another `python -m detr_mini pretrain` run. Returns self.
 
-        Raises FileNotFoundError saying how to make the file when it is missing.
+        Raises FileNotFoundError saying how to make the file when it is missing, ValueError when it is damaged.
         """
+        cure = f"make it with `python -m detr_mini pretrain --to {path}`"
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: make it with `python -m detr_mini pretrain --to {path}`")
-        self.load_state_dict(load_file(path))
+            raise FileNotFoundError(f"{path} is missing: {cure}")
+        try:
+            self.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{path} does not hold the small backbone ({reason}): {cure}") from error
         return self
 
 

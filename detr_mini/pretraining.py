@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 
 from detr_mini.backbone import SmallBackbone
 from detr_mini.data.scenes import CLASSES, draw_crops
-from detr_mini.files import atomic
+from detr_mini.files import atomic, require_place
 from detr_mini.recipes import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -73,7 +74,9 @@ def pretrain(
     """Train the classifier and write its backbone to a safetensors file; returns its accuracy on 2,000 fresh crops.
 
     The BatchNorm statistics are frozen into the file, as a detector's backbone wants them.
+    Raises OSError before the training for a path that cannot be written to.
     """
+    require_place(path)
     torch.manual_seed(seed)
     images, labels = map(torch.as_tensor, draw_crops(crops, seed=seed))
     model = Classifier(len(CLASSES)).train()
@@ -96,5 +99,5 @@ def save_backbone(backbone: SmallBackbone, path: Path | str) -> None:
     """Write the tensors that a frozen `SmallBackbone` has, atomically."""
     wanted = SmallBackbone(backbone.stages, norm=FrozenBatchNorm2d).state_dict()
     state = {name: tensor.contiguous() for name, tensor in backbone.state_dict().items() if name in wanted}
-    with atomic(path) as temporary:
+    with atomic(path, SafetensorError) as temporary:
         save_file(state, temporary, {"format": "detr_mini small backbone"})

@@ -31,6 +31,18 @@ class ModelRecipe:
     classes: int = 91
     head: str = "softmax"
 
+    def __post_init__(self) -> None:
+        """ValueError naming the field that no detector could be built with."""
+        for name in COUNTS:
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is too few: choose at least 1")
+        if self.head not in ("softmax", "focal"):
+            raise ValueError(f"head={self.head!r} is unknown: choose softmax or focal")
+
+
+# Fields of a model's recipe of which there must be one at least, in those that have them.
+COUNTS = ("d_model", "heads", "decoder_layers", "feed_forward", "queries", "classes", "levels", "points")
+
 
 @dataclass(frozen=True)
 class DeformableModel(ModelRecipe):
@@ -76,6 +88,11 @@ class AnchorModel(ModelRecipe):
     patterns: int = 3
     decoupled: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patterns < 1:
+            raise ValueError(f"patterns={self.patterns} is no number of patterns: choose 1 or more")
+
 
 @dataclass(frozen=True)
 class DabModel(ModelRecipe):
@@ -97,6 +114,7 @@ class DabModel(ModelRecipe):
     query_temperature: float = 10000.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.patterns < 0:
             raise ValueError(f"patterns={self.patterns} is no number of patterns: choose 0 (content zero) or more")
 

@@ -7,10 +7,12 @@ Everything that is random depends on the seed and the step alone. So a run that 
 same weights, bit by bit on a CPU, as one that was left in peace.
 """
 
+import errno
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from detr_mini.data.transforms import Batch, build_transform, collate
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision
-from detr_mini.files import atomic
+from detr_mini.files import atomic, make_folder, unwritten
 from detr_mini.losses import SetCriterion
 from detr_mini.matching import Matches
 from detr_mini.recipes import Recipe, TrainRecipe
@@ -88,8 +90,10 @@ def fit(
     recompute: the encoder computes its activations a second time instead of keeping them: less memory, more time.
 
     Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, when
-    fewer or more processes run than asked for, and when the batch cannot be shared out evenly.
+    fewer or more processes run than asked for, when the batch cannot be shared out evenly, and when a process that
+    loads images was killed. OSError, naming the file, when one cannot be written; the run then goes on from last.pt.
     """
+    check_precision(precision)
     accelerator = Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulate,
         dynamo_backend="inductor" if compiled else None,
@@ -100,7 +104,7 @@ def fit(
     criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), weight_decay=train.weight_decay)
     torch.manual_seed(seed)
-    with RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard) as keeper:
+    with RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard) as keeper, workers_errors():
         first, run = keeper.resume(model, optimizer)
         model.encoder.recompute = recompute
         model, optimizer = accelerator.prepare(model.train(), optimizer)
@@ -125,6 +129,7 @@ def fit(
             for callback in callbacks:
                 callback(Step(step + 1, bare, batch, output, criterion.matches, losses_in(line)))
             if is_due(step + 1, save_every, total_steps):
+                stop_if_weights_not_finite(bare, step)
                 keeper.save(bare, optimizer, run, step + 1)
         keeper.finish(bare, total_steps)
     return run
@@ -170,6 +175,12 @@ def check_processes(running: int, wanted: int | None) -> None:
             f"{wanted} processes were asked for, {started} started, and {running} take part: start them with `torchrun "
             f"--nproc_per_node {wanted} -m detr_mini train ...` (`accelerate launch` starts a single one on CPUs)"
         )
+
+
+def check_precision(precision: str) -> None:
+    """TrainingError for fp16 on a machine that cannot train in it."""
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise TrainingError("precision fp16 needs a GPU, and there is none here: choose bf16, which CPUs can do, or no")
 
 
 def count_steps(train: TrainRecipe, images: int) -> int:
@@ -226,6 +237,16 @@ def stop_if_not_finite(loss: Tensor, batch: Batch, step: int) -> None:
         raise TrainingError(
             f"the loss is {loss.item()} at step {step + 1}, on images {images}: check their boxes, lower the learning "
             "rate, or use precision bf16 instead of fp16; the last checkpoint is untouched"
+        )
+
+
+def stop_if_weights_not_finite(model: Detr, step: int) -> None:
+    """TrainingError when a weight is NaN or infinite: saved, it would be in the way of every restart."""
+    broken = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise TrainingError(
+            f"{len(broken)} tensors of the model are not finite after step {step + 1}, {broken[0]} among them: lower "
+            "the learning rate, or use precision bf16 instead of fp16; the last checkpoint is untouched"
         )
 
 
@@ -300,6 +321,26 @@ def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, worke
     )
 
 
+@contextmanager
+def workers_errors() -> Iterator[None]:
+    """Errors in the processes that load images, as if there were none: PyTorch's report around them is left out.
+
+    Raises TrainingError when such a process was killed.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = str(error).strip()
+        if "DataLoader worker (pid" in said:
+            raise TrainingError(
+                f"a process that loads images was lost ({said.splitlines()[0]}): often memory ran out, so lower the number "
+                "of workers or the batch; the same command goes on from the last checkpoint"
+            ) from error
+        if said.startswith("Caught ") and "Original Traceback" in said:
+            raise type(error)(said.splitlines()[-1].partition(": ")[2]) from error
+        raise
+
+
 # -- what a run leaves behind ---------------------------------------------------------------------------------
 
 
@@ -326,20 +367,17 @@ class RunFolder:
         self.identity = json.dumps({"recipe": asdict(recipe), "seed": seed}, sort_keys=True)
         self.facts = describe(dataset, recipe)
         self.log, self.board, self.lock = None, None, None
+        writer = board_writer() if self.writes and tensorboard else None
         if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = self.take()
-        if self.writes and tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # optional: pip install tensorboard
-
-            self.board = SummaryWriter(self.folder)
+            self.board = writer and writer(self.folder)
 
     def take(self) -> FileLock:
         """Make this process the only one that trains in the folder, until it ends in whatever way.
 
         Raises TrainingError when another one does. What killed runs left half-written is cleared away.
         """
-        lock = FileLock(self.folder / ".training.lock")
+        lock = FileLock(make_folder(self.folder) / ".training.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -359,11 +397,11 @@ class RunFolder:
             torch.set_rng_state(state["rng"])
             if self.scaler:
                 self.scaler.load_state_dict(state["scaler"])
-            run.history = [line for line in self.read_log() if line["step"] <= state["step"]]
+            run.history = self.read_log(state["step"])
         if self.writes:
             with atomic(self.folder / "log.jsonl") as temporary:  # lines after the checkpoint will come again
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in run.history))
-            self.log = (self.folder / "log.jsonl").open("a")
+            self.log = (self.folder / "log.jsonl").open("ab", buffering=0)
         return (state["step"] if state else 0), run
 
     def read_last(self) -> dict | None:
@@ -372,24 +410,38 @@ class RunFolder:
         if path is None or not path.is_file():
             return None
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            identity = state["identity"]
         except Exception as error:
-            raise TrainingError(f"{path} is damaged ({error}): delete it to start again") from error
-        if state.get("identity") != self.identity:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise TrainingError(f"{path} is damaged ({reason}): delete it to start again") from error
+        if identity != self.identity:
             raise TrainingError(f"{self.folder} holds a run with another recipe or seed: choose another folder")
         return state
 
-    def read_log(self) -> list[dict[str, float]]:
-        """The whole lines of log.jsonl; a last line that a kill cut short is left out."""
+    def read_log(self, steps: int) -> list[dict[str, float]]:
+        """The lines of log.jsonl up to a step; TrainingError when they are not all there."""
         path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines()[:steps]]
+            whole = [line["step"] for line in lines] == list(range(1, steps + 1))
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise TrainingError(f"{path} does not hold the {steps} steps of last.pt: put it back, or delete last.pt to "
+                                "start again")
+        return lines
 
     def write(self, line: dict[str, float]) -> None:
-        """Append one line to the log."""
+        """Append one line to the log, whole or not at all."""
         if self.log:
-            self.log.write(json.dumps(line) + "\n")
-            self.log.flush()
+            text, end = (json.dumps(line) + "\n").encode(), self.log.tell()
+            try:
+                if self.log.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self.log.truncate(end)
+                raise unwritten(self.log.name, error) from error
         if self.board:
             for name, value in line.items():
                 self.board.add_scalar(name, value, line["step"])
@@ -410,7 +462,8 @@ class RunFolder:
             "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
-        with atomic(self.folder / "last.pt") as temporary:
+        os.fsync(self.log.fileno())  # last.pt counts on these lines
+        with atomic(self.folder / "last.pt", RuntimeError) as temporary:
             torch.save(state, temporary)
 
     def finish(self, model: Detr, step: int) -> None:
@@ -424,6 +477,16 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         """Close what is open, however the run ended, and leave the folder to others."""
         for file in filter(None, (self.log, self.board)):
-            file.close()
+            with suppress(OSError):  # of a full disk, which has been told of
+                file.close()
         if self.lock:
             self.lock.release()
+
+
+def board_writer() -> type:
+    """TensorBoard's writer; TrainingError saying what to install without it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError("TensorBoard is not installed: pip install tensorboard, or leave it out") from error
+    return SummaryWriter

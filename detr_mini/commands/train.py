@@ -47,7 +47,7 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
         help="where resnet50 and efficientnet_lite0 start (default: %(default)s)",
     )
     command.add_argument(
-        "--weights", type=Path, metavar="FILE",
+        "--weights", metavar="FILE|URL",
         help="start from a detector's weights, ours or its authors': all is kept but classes of other names",
     )
     command.add_argument(
@@ -73,6 +73,7 @@ def run_train(options: argparse.Namespace) -> None:
     from detr_mini.evaluation import evaluate
     from detr_mini.training import fit
 
+    check_numbers(options)
     train_set = open_data(options.data, options.split, options.seed, options.limit)
     val_set = train_set if options.val_split == options.split else open_data(
         options.data, options.val_split, SCENES_HELD_OUT, None, scenes=400
@@ -99,6 +100,21 @@ def run_train(options: argparse.Namespace) -> None:
     print(f"weights: {options.to / 'final.safetensors'}")
     if options.record:
         record(options, recipe, run.history, results)
+
+
+def check_numbers(options: argparse.Namespace) -> None:
+    """Before anything is read: ValueError for a number that makes no sense, OSError for a record without a place."""
+    from detr_mini.files import require_place
+
+    for option in ("accumulate", "processes", "evaluate_every", "size"):
+        if getattr(options, option) is not None:
+            positive(getattr(options, option), f"--{option.replace('_', '-')}")
+    if options.workers < 0:
+        raise ValueError(f"--workers is {options.workers}: give 0, or how many processes load images")
+    if not 0 <= options.seed < 2**32:
+        raise ValueError(f"--seed is {options.seed}: give a whole number from 0 to {2**32 - 1}")
+    if options.record:
+        require_place(options.record)
 
 
 def record(options: argparse.Namespace, recipe, history: list[dict], results: list[dict]) -> None:
@@ -141,8 +157,7 @@ def recipe_of(options: argparse.Namespace, train_set, source=None):
     model = {"queries": options.queries}
     train = {"steps": options.steps, "batch": options.batch, "lr": options.lr, "backbone_lr": options.backbone_lr}
     recipe = replace(recipe, model=given(recipe.model, model), train=given(recipe.train, train))
-    if options.size:
-        size = positive(options.size, "--size")
+    if size := options.size:
         sized = replace(recipe.data, train_sizes=(size,), max_size=2 * size, eval_size=size, crop_resize=())
         recipe = replace(recipe, data=sized)
     return coloured(recipe)

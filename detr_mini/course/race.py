@@ -69,10 +69,16 @@ def recipe_of(name: str, steps: int | None, own: bool) -> Recipe:
 
 
 def changed(recipe: Recipe, fields: dict[str, object]) -> Recipe:
-    """A recipe whose model has other values in some fields; ValueError, with the choices, for one it does not have."""
+    """A recipe whose model has other values in some fields.
+
+    ValueError, with the choices, for a field it does not have, and for a value of another kind.
+    """
     has = vars(recipe.model)
     if unknown := sorted(set(fields) - set(has)):
         raise ValueError(f"this model has no {unknown[0]!r} to change: choose among {', '.join(has)}")
+    for name, value in fields.items():
+        if type(value) is not (kind := type(has[name])) and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is {has[name]!r} now, and {value!r} is no {kind.__name__}: give one")
     return resized(recipe, **fields)
 
 

@@ -87,8 +87,8 @@ class Annotations:
 
 
 def _whole(value: object) -> int:
-    """`value` as an int; TypeError if it is not a whole number (True and "3" are not)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    """`value` as an int; TypeError if it is not a whole number of 64 bits (True and "3" are not)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or abs(value) >= 2**63:
         raise TypeError
     return int(value)
 
@@ -165,7 +165,7 @@ def load_lists(path: Path) -> dict[str, list]:
         raise FileNotFoundError(f"no annotation file at {path}; give a COCO-format instances file")
     try:
         content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from None
     for part in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
@@ -253,10 +253,13 @@ def clamp_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode an image file to RGB, uint8 (3, H, W); see the head of this file for how.
 
+    In memory the three colours of a pixel stay side by side, as decoded: PyTorch resizes that three times as fast.
     size: the (H, W) the annotation file states. ValueError when the image has another size or cannot be
     decoded, FileNotFoundError when it is not there; both name the path.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"image file {path} is a folder: name the pictures in it")
     if not path.is_file():
         raise FileNotFoundError(f"image file {path} is missing")
     try:
@@ -267,7 +270,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     if size is not None and (image.height, image.width) != tuple(size):
         found, stated = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
         raise ValueError(f"image file {path} is {found} pixels, its annotations say {stated}")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W), a view
 
 
 def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:

@@ -49,7 +49,7 @@ from detr_mini.data.archives import (
     unpack_matching,
 )
 from detr_mini.data.bccd import unpack_bccd
-from detr_mini.files import atomic
+from detr_mini.files import atomic, make_folder
 
 try:
     import fcntl
@@ -386,7 +386,7 @@ def run(source: Source, folder: Path, yes: bool, keep: bool = False, trust: bool
     require_space(space_needed(missing, folder, keep), folder)
     if not yes and not agreed():
         return print("nothing was downloaded")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with only_one(folder):
         for archive in missing:
             path = fetch(archive, folder)
