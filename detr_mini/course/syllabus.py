@@ -24,7 +24,7 @@ class Lesson:
 
 
 LESSONS = (
-    Lesson("00", "start_here", "Does my machine work, what is the map, how do I learn here?", 20),
+    Lesson("00", "start_here", "Does my machine work, what is the map, how do I learn here?", 45),
     Lesson("01", "attention_by_hand", "What does softmax(q kᵀ) v do?", 60),
     Lesson("02", "self_and_cross_attention", "Where do queries, keys and values come from?", 75),
     Lesson("03", "positions", "Why does a set need addresses?", 75),

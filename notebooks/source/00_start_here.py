@@ -3,7 +3,8 @@
 #
 # **Does my machine work, what is the map, and how do I learn here?**
 #
-# *About 20 minutes; the cells themselves run in seconds. You need Python. No GPU, no network, no account.*
+# *About 45 minutes with the exercises; the cells themselves run in seconds. You need Python. No GPU, no network, no
+# account.*
 #
 # Welcome. This course takes apart the detectors called *detection Transformers*, beginning with DETR, until you can
 # build one yourself, train it on your own machine, and say why it works.
@@ -11,7 +12,7 @@
 # After this notebook you know
 #
 # - that everything is installed;
-# - what object detection is, and why it is awkward;
+# - what object detection is, and why a set is an awkward thing to learn;
 # - the one question that runs through the whole course;
 # - how predictions, exercises and hints work here.
 #
@@ -21,6 +22,7 @@
 import detr_mini as dm
 from detr_mini.course.notebook import check, check_machine, course_map, plots, predict, quiz, reveal
 from detr_mini.course.notebook import show, show_progress, show_syllabus, time_a_step
+from detr_mini.course.order_explorer import Listing, OrderExplorer
 
 dm.setup(seed=0)
 
@@ -39,8 +41,9 @@ check_machine()
 time_a_step()
 
 # %% [markdown]
-# Multiply when a notebook speaks of training steps. Every notebook says at its top how long it takes. A cell that wants
-# a GPU says so as well; without one it shows what came out elsewhere.
+# Multiply when a notebook speaks of training steps. (A *step* is one small change of the network's weights, made after
+# a look at a few pictures.) Every notebook says at its top how long it takes. A cell that wants a GPU says so as well;
+# without one it shows what came out elsewhere.
 #
 # ## 2. What is object detection?
 #
@@ -84,8 +87,12 @@ show(figure, alt="""Eight scenes with soft backgrounds. They hold between one an
 print("things per picture:", counts)
 
 # %% [markdown]
-# The length differs from picture to picture. That is the first awkward thing about detection. Here is the second one.
-# Before you run the next cell, commit yourself to an answer: click on it.
+# The length differs from picture to picture. That is the first awkward thing about detection: a network gives as many
+# numbers as it was built for.
+#
+# ## 3. A list is not a set
+#
+# Here is the second awkward thing. Before you run the next cell, commit yourself to an answer: click on it.
 
 # %%
 predict("00.order", "We list the three true boxes twice, in two different orders, and compare the lists "
@@ -102,16 +109,71 @@ reveal("00.order", "a" if difference == 0 else "b" if difference <= 10 else "c",
        "Each number was compared with a number of another thing.")
 
 # %% [markdown]
-# Both lists are perfect answers, and yet a number-by-number comparison finds them far apart. A network that is trained
-# with such a comparison is punished for being right in the wrong order. For what we want is a **set**: any number of
-# things, in no order.
+# Both lists are perfect answers, and yet a number-by-number comparison finds them far apart. What would a network learn
+# from such a comparison?
 #
-# For years, detectors went around this. They asked thousands of fixed places, *is something here?*, and threw away
-# duplicates afterwards. In 2020, **DETR** (Carion et al.) took sets seriously: a handful of *object queries* ask the
-# image, a *matching* decides which query answers for which object, and nothing is thrown away. You will build all of
-# it.
+# Let us try, without any network: three boxes, and each of their numbers may change freely. They start at the **true**
+# boxes. At every step they see the truth once more, but whoever wrote it down did so in an order of their own. Each
+# number moves a little towards the number that it is compared with.
+
+# %%
+predict("00.unlearn", "Three boxes start at the truth and learn from lists in random order. Where are they after 500 "
+        "steps?", "still on the car, the tree and the cat", "all three at about the same place",
+        "somewhere, at random, each in another place")
+
+# %%
+torch.manual_seed(0)
+guess = one_order.clone()  # (3, 4) a perfect start
+for step in range(500):
+    truth = one_order[torch.randperm(3)]  # (3, 4) the same boxes, in some order
+    guess += 0.02 * (truth - guess)  # downhill on the squared differences
+
+print("true boxes\n", one_order.numpy())
+print("after 500 steps\n", guess.round().numpy())
+print("mean of the true boxes", one_order.mean(dim=0).round().numpy())
+apart, moved = (guess - guess.mean(dim=0)).abs().max(), (guess - one_order).abs().max()
+reveal("00.unlearn", "a" if moved < 10 else "b" if apart < 10 else "c",
+       "Each box heard of the car, the tree and the cat equally often. It makes peace with all three.")
+
+# %%
+figure, axes = plots.canvas(2, height=3.9)
+for place, found, title in zip(axes, (one_order, guess), ("at the start", "after 500 steps")):
+    right_and_bottom = found[:, :2] + found[:, 2:]  # (3, 2)
+    plots.scene(picture, torch.cat([found[:, :2], right_and_bottom], dim=1), title=title, axes=place)
+show(figure, alt="""The scene twice. At the start three frames fit the car, the tree and the cat. After 500 steps
+     all three frames lie almost on top of each other in the middle, and fit nothing.""")
+
+# %% [markdown]
+# It unlearned everything. All three boxes went to about the same place, the mean of the three, which is none of them.
+# Nobody made a mistake. The comparison punishes a box for being right in the wrong place of the list.
 #
-# ## 3. The question of this course
+# What we want is a **set**: any number of things, in no order. For years, detectors went around this. They asked
+# thousands of fixed places, *is something here?*, and threw away duplicates afterwards. In 2020, **DETR** (Carion et
+# al.) took sets seriously: a handful of *object queries* ask the image, a *matching* decides which query answers for
+# which object, and nothing is thrown away. You will build all of it.
+#
+# ### Explore
+#
+# Many notebooks have something to play with. Move the sliders, with the mouse or with Tab and the arrow keys. The
+# picture and the words below it follow. (If you only see a picture: run the cell.)
+#
+# *Order* is the order of the second list. *Off by* makes each of its numbers too large by so many pixels. Its boxes
+# are dashed.
+#
+# 1. Which orders are the worst?
+# 2. One list has perfect boxes in a wrong order, another one the right order and boxes that are off by 10. Which one
+#    does the comparison prefer? Which one do you?
+# 3. The blue line takes the best of all orders. What changes it, and what does not?
+
+# %%
+OrderExplorer(picture, boxes, names, Listing(order=4))
+
+# %% [markdown]
+# The blue line is a fair comparison of two sets: it does not ask who stands where. Finding the best order is called
+# **matching**. You will write it yourself in the last exercise below, in the slowest way. DETR needs a quick one
+# (notebook 07).
+#
+# ## 4. The question of this course
 #
 # DETR was elegant, and it was slow. These are the figures that its paper and its successors' papers report: how often
 # a detector had to see the whole COCO data set, and which average precision (AP) it reached. More AP is better.
@@ -130,15 +192,16 @@ show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP
      each, for 41.0, 42.2 and 44.5 AP.""")
 
 # %% [markdown]
-# Look at the two bars of DETR. Given enough time, DETR reached what Faster R-CNN, a detector of the older kind, reached. Its
-# successors needed a tenth of the time, and they changed rather little.
+# One look at the whole data set is called an **epoch**. Look at the two bars of DETR. Given enough time, DETR reached
+# what Faster R-CNN, a detector of the older kind, reached. Its successors needed a tenth of the epochs, and they
+# changed rather little.
 #
 # > **Why did DETR need 500 epochs? And what did the others change?**
 #
 # By notebook 10 you will have measured the answer to the first question, on a detector that you trained. Notebooks 11
 # to 15 are five answers to the second.
 #
-# ## 4. The map
+# ## 5. The map
 
 # %%
 course_map()
@@ -150,12 +213,13 @@ course_map()
 show_syllabus()
 
 # %% [markdown]
-# ## 5. How to work here
+# ## 6. How to work here
 #
 # 1. **Predict.** When a notebook asks, answer before you run the cell. A wrong guess, made in earnest, is what you
 #    will remember. The first guess counts.
 # 2. **Run**, and look for what surprises you.
-# 3. **Change something.** Every cell can be edited and run again. Nothing can break: *Kernel → Restart* brings you back.
+# 3. **Change something.** Every cell can be edited and run again. Nothing can break: *Kernel → Restart* brings you
+#    back.
 # 4. **Exercise.** Each one has a tier (*warm-up*, *core*, *stretch*), the minutes most people need, a check and two
 #    hints.
 #
@@ -184,7 +248,48 @@ check("00.largest", largest)
 # A wrong answer is told what is wrong with it; try one. For a hint, open a new cell (press **B**) and run
 # `dm.hint("00.largest")`. Run it again for the second hint. `dm.solution("00.largest")` shows one way to do it.
 #
-# ## 6. How far am I?
+# ### The same boxes? (`00.same`)
+#
+# *Core, 8 minutes.* Two lists of boxes. Do they hold the same boxes, each of them equally often, in whatever order?
+# The lists may differ in length.
+
+# %% tags=["exercise"]
+def same_boxes(first, second):
+    """first (M, 4), second (N, 4): boxes -> True or False."""
+    return None  # your lines
+
+# %% tags=["solution"]
+def same_boxes(first, second):
+    """first (M, 4), second (N, 4): boxes -> True or False."""
+    return sorted(first.tolist()) == sorted(second.tolist())  # box by box
+
+# %%
+check("00.same", same_boxes)
+
+# %% [markdown]
+# ### How far apart are two sets? (`00.distance`)
+#
+# *Stretch, 12 minutes.* The blue line of the explorer. Two lists of equally many boxes: try every order of the second
+# one, and return the **smallest** mean difference, over all 4 M numbers. There are few boxes, so it may take its time.
+
+# %% tags=["exercise"]
+def set_distance(first, second):
+    """first (M, 4), second (M, 4): boxes -> the smallest mean difference over all orders, a number."""
+    return None  # your lines
+
+# %% tags=["solution"]
+from itertools import permutations
+
+def set_distance(first, second):
+    """first (M, 4), second (M, 4): boxes -> the smallest mean difference over all orders, a number."""
+    orders = permutations(range(len(second)))
+    return min((first - second[list(order)]).abs().mean() for order in orders)
+
+# %%
+check("00.distance", set_distance)
+
+# %% [markdown]
+# ## 7. How far am I?
 
 # %%
 show_progress()
@@ -194,10 +299,22 @@ show_progress()
 # `progress.json`, in the folder of the course. It is sent nowhere. To keep it elsewhere, set the environment variable
 # `DETR_MINI_PROGRESS` to another path.
 #
+# ## 8. Limits
+#
+# - **Our scenes are toys.** Drawn things on soft grounds are far easier than photographs. They are here so that a
+#   training takes minutes. What is true of them need not be true of COCO, and each notebook says where it was
+#   measured.
+# - **An epoch is not an hour.** The bars of section 4 count looks at the data. A look costs more with one detector
+#   than with another. Notebook 16 counts seconds, too.
+# - **The figures come from different papers and codes**, and they differ in more than one thing. Conditional DETR,
+#   DAB-DETR and Deformable DETR have 300 object queries, DETR has 100.
+#
 # ## Recap
 #
 # - Detection says what is there and where: a class and a box for each thing.
 # - The answer is a set. Its size changes, and it has no order.
+# - Compared number by number with lists in any order, even perfect boxes are driven to the mean of all.
+# - Taking the best of all orders compares sets. That is matching.
 # - DETR learns sets directly, but took 500 epochs to do it.
 # - Predict, run, change, exercise.
 

@@ -1,6 +1,48 @@
-"""What learners write for the exercise of notebook 00: wrong answers with what each is told, and right ones."""
+"""What learners write for the exercises of notebook 00: wrong answers with what each is told, and right ones."""
+
+from itertools import permutations
 
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def rows(boxes: Tensor) -> list[tuple[float, ...]]:
+    """Boxes as tuples."""
+    return [tuple(box) for box in boxes.tolist()]
+
+
+def in_every_order(first: Tensor, second: Tensor) -> list[Tensor]:
+    """Absolute differences, one tensor per order."""
+    return [(first - second[list(order)]).abs() for order in permutations(range(len(first)))]
+
+
+def nearest_that_is_free(first: Tensor, second: Tensor) -> float:
+    """Greedy, from the top."""
+    free, total = list(range(len(second))), 0.0
+    for box in first:
+        best = min(free, key=lambda index: float((box - second[index]).abs().sum()))
+        free.remove(best)
+        total += float((box - second[best]).abs().sum())
+    return total / first.numel()
+
+
+def by_hungarian(first: Tensor, second: Tensor) -> float:
+    """Right, and fast."""
+    cost = torch.cdist(first, second, p=1) / 4
+    row, column = linear_sum_assignment(cost)
+    return float(cost[row, column].mean())
+
+
+def crossing_out(first: Tensor, second: Tensor) -> bool:
+    """Right: each box is struck from the other list."""
+    left = rows(second)
+    for box in rows(first):
+        if box not in left:
+            return False
+        left.remove(box)
+    return not left
+
 
 WRONG = {
     "00.largest": [
@@ -16,6 +58,30 @@ WRONG = {
         (lambda boxes: boxes[4].prod(0, 1), "Your code stopped: TypeError"),
         (lambda boxes: "box 1", "Numbers are wanted here, and this is str"),
     ],
+    "00.same": [
+        (torch.equal, "row by row"),
+        (lambda a, b: True, "the third one is not"),
+        (lambda a, b: torch.equal(a.sort(0).values, b.sort(0).values), "put together to other boxes"),
+        (lambda a, b: torch.equal(a.flatten().sort().values, b.flatten().sort().values), "put together to other boxes"),
+        (lambda a, b: all(box in rows(a) for box in rows(b)), "The second list lacks a box"),
+        (lambda a, b: all(box in rows(b) for box in rows(a)), "a box too many"),
+        (lambda a, b: set(rows(a)) == set(rows(b)), "forgets how often"),
+        (lambda a, b: (a == b).all(), "row by row"),
+        (lambda a, b: a.sort(0).values == b.sort(0).values, "The shape is (3, 4)"),
+    ],
+    "00.distance": [
+        (lambda a, b: (a - b).abs().mean(), "in the order in which the lists come"),
+        (lambda a, b: (a[:, None] - b).abs().mean(-1).amin(1).mean(), "took the same one"),
+        (nearest_that_is_free, "can spoil a later one"),
+        (lambda a, b: (a[a[:, 0].argsort()] - b[b[:, 0].argsort()]).abs().mean(), "sorted both lists"),
+        (lambda a, b: min((a - b.roll(n, 0)).abs().mean() for n in range(len(a))), "moved the list round"),
+        (lambda a, b: min(far.sum() for far in in_every_order(a, b)), "You added up"),
+        (lambda a, b: min((far**2).mean() for far in in_every_order(a, b)), "mean of the squares"),
+        (lambda a, b: sum(far.mean() for far in in_every_order(a, b)) / len(in_every_order(a, b)), "over all orders"),
+        (lambda a, b: max(far.mean() for far in in_every_order(a, b)), "the largest over all orders"),
+        (lambda a, b: list(min(permutations(range(len(a))), key=lambda o: float((a - b[list(o)]).abs().sum()))),
+         "That is the best order"),
+    ],
 }
 
 
@@ -28,4 +94,8 @@ def in_a_loop(boxes: torch.Tensor) -> int:
     return place
 
 
-RIGHT = {"00.largest": [lambda boxes: boxes[:, 2:].prod(dim=1).argmax(), in_a_loop]}
+RIGHT = {
+    "00.largest": [lambda boxes: boxes[:, 2:].prod(dim=1).argmax(), in_a_loop],
+    "00.same": [crossing_out, lambda a, b: len(a) == len(b) and sorted(rows(a)) == sorted(rows(b))],
+    "00.distance": [by_hungarian, lambda a, b: torch.stack(in_every_order(a, b)).mean((1, 2)).min()],
+}

@@ -52,6 +52,7 @@ from detr_mini.course.box_playground import BoxPlayground
 from detr_mini.course.loss_walk import LossWalk
 from detr_mini.course.matching_playground import MatchingPlayground
 from detr_mini.course.meeting_explorer import MeetingExplorer, listen
+from detr_mini.course.order_explorer import OrderExplorer
 from detr_mini.course.position_explorer import PositionExplorer
 from detr_mini.course.recorder import Recording
 from detr_mini.course.replay import TrainingReplay
@@ -72,6 +73,7 @@ recording = Recording(
 watched = Watched(image[None], [target], torch.rand(1, 1, 2, 64, 8, 8).softmax(-1) / 8, CLASSES)
 """
 WIDGETS = {
+    "order_explorer": Widget("OrderExplorer(image, torch.rand(3, 4) * 50, ['car', 'tree', 'cat'])"),
     "attention_by_hand": Widget(
         "AttentionByHand(list('AB'), torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 2.0]),"
         " axes=('quiet', 'central'), value='rent')"),
