@@ -233,8 +233,14 @@ show(looks(image, maps[chosen], [f"query {number}" for number in chosen]),
 #
 # ### The formula that is the wrong way round
 #
-# A formula that many blogs have copied from one another writes the decoder's cross-attention like this: *q is the memory
-# plus its positions, k is the queries' content plus their addresses*. Let us take it at its word.
+# Many blogs have copied a formula from one another that has two letters swapped:
+#
+# | | q is made of | k is made of |
+# |---|---|---|
+# | as copied | memory + its positions | content + addresses |
+# | in DETR | content + addresses | memory + its positions |
+#
+# Let us take the first row at its word.
 
 # %%
 predict("06.swap", "q from the 64 places, k from the 25 queries. How many rows do the weights have, and what "
@@ -313,10 +319,19 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
 # At the end, two **heads** read the content of each query: one names a class, one gives a box. They are the same two heads
 # after every layer, so each layer can answer (section 9 cuts the decoder short).
 #
+# Now ask the image yourself. Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys.
+# Which head of the cat's query stays inside its box, and which look past it? Notebook 10 comes back to that.
+
+# %% tags=["nbval-ignore-output"]
+from detr_mini.course.attention_explorer import AttentionExplorer
+
+AttentionExplorer(model, image)
+
+# %% [markdown]
 # ## 7. Five seams
 #
 # Here is the whole decoder once more, this time in the words of the package. Its loop calls five methods. We call them
-# `seams`, because the detectors of notebooks 11 to 15 are made by replacing some of them, and nothing else.
+# **seams**: it is there that the detectors of notebooks 11 to 15 are cut open. Each replaces some of the five.
 #
 # | seam | question | DETR's answer |
 # |---|---|---|
@@ -528,6 +543,34 @@ show(figure, alt="AP50 against training steps. The detectors with meetings lie c
 # One pair of runs would prove little. So look at the lines: the runs with meetings, which differ by their seeds alone, lie
 # a few hundredths apart, and the gap between the colours is larger than that.
 #
+# ### Who is listened to?
+#
+# Call two queries *rivals* when their boxes overlap by half or more. It would make a nice story that rivals listen to
+# each other most. Does the trained detector do so?
+
+# %%
+predict("06.rivals", "In the later meetings, how much attention does a query give to a rival?",
+        "many times the even share of 1/25", "about twice that share", "about that share, like to anybody")
+
+# %%
+from detr_mini.boxes import cxcywh_to_xyxy, pairwise_iou
+
+with torch.no_grad(), dm.AttentionTrace(model) as trace:
+    output = model(many.images, many.mask)  # 200 scenes
+others, share = ~torch.eye(25, dtype=torch.bool), []
+for layer in (1, 2):
+    weights = trace[f"decoder.layers.{layer}.self_attention"].weights  # (200, 8, 25, 25)
+    boxes = cxcywh_to_xyxy(output.boxes[layer - 1])  # (200, 25, 4), as they come into this meeting
+    rivals = torch.stack([pairwise_iou(some, some) >= 0.5 for some in boxes]) & others  # (200, 25, 25)
+    share.append(25 * weights.mean(dim=1)[rivals].mean().item())
+    print(f"layer {layer + 1}: a head's loudest voice gets {weights.amax(dim=-1).mean():.1f} of its weight; a "
+          f"rival gets {share[-1]:.1f} times the even share")
+reveal("06.rivals", "c" if max(share) < 1.3 else "b" if max(share) < 4 else "a",
+       "Each head has voices that it prefers. They are not the rivals.")
+
+# %% [markdown]
+# So the story is wrong here. How the queries settle things we have *not* found out: only that it takes the meeting.
+#
 # ## 10. Explore
 #
 # Move the sliders, with the mouse or with Tab and the arrow keys. Blue: the first box on a thing. Dashed red: one more on
@@ -641,8 +684,8 @@ check("06.rooms", rooms)
 #   duplicates left. Our numbers show the direction, not the end.
 # - **One run, and a smaller model.** We trained without meetings once only, with one seed. And that detector has about
 #   200,000 weights less. Part of what it loses may come from that.
-# - **What is said in the meeting** we have not shown. The maps between queries are almost even in our small model, and reading
-#   a story into them would be invention. We changed the meeting and measured what followed.
+# - **What is said in the meeting** we do not know. We changed the meeting and measured what followed. Maps tell who is
+#   listened to, and not what is understood.
 # - **Cancelling is not training without.** A trained network relies on all its parts. When you read that some part was
 #   "ablated", ask which of the two was done.
 # - **Names.** The code has `tgt` for content, `query_embed` or `query_pos` for the address. The paper says *object
