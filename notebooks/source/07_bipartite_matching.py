@@ -334,7 +334,7 @@ print("nearly so: ", list(zip(*(x.tolist() for x in linear_sum_assignment(nearly
 # what.** The matching jumps, while the cost hardly changes.
 #
 # When do queries nearly tie? When they all say nearly the same. Remember how a fresh DETR begins: content 0 for all. We
-# load 64 scenes and ask two detectors, one fresh, one trained.
+# load 64 scenes and ask two detectors, one fresh, one trained. (What *focal* means in the code, section 9 says.)
 
 # %%
 from detr_mini import zoo
@@ -583,7 +583,8 @@ print(f"One to one:  {objects} pairs, and 0 objects have none.")
 # %% [markdown]
 # On the left, all predictions near a thing are praised for it. So all of them will say it again, and somebody must clear
 # up afterwards: NMS. On the right one is praised, and the others hear *no object*, although their boxes fit. To obey they must know
-# that somebody else has the thing already. That is why queries talk to each other (notebook 06), and why DETR needs no NMS.
+# that somebody else has the thing already. That is why queries talk to each other, and why DETR, once it has learned to
+# obey, needs no NMS. (Ours has not yet: notebook 06.)
 #
 # The price is on the right, too: one lesson per object and layer, where the left has three or four. Notebook 18 returns
 # to that.
