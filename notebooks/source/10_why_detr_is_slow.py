@@ -33,22 +33,24 @@ dm.setup(seed=0)
 where_we_are("cross_attention")
 
 # %% [markdown]
-# Notebook 09 ended with three acts: one guess, a fan of guesses, and then, slowly, looking. This notebook asks what is
-# so slow about the third act. Nothing new is built. We put instruments on a training and read them.
+# Notebook 09 ended with three acts: one guess, a fan of guesses, and then, slowly, looking. What is so slow
+# about the third act? Nothing new is built: we put instruments on a training and read them.
 #
 # ## 1. The problem
 #
 # Two trainings were recorded with `python -m detr_mini.course.why_slow`: DETR, and **SMCA**, a cousin from notebook 12.
-# Same scenes, same loss, same backbone, same learning rate. In SMCA each query guesses a centre; places far from it get
-# lower scores, and boxes are written relative to it. How well do matched boxes fit their objects, on 200 held-out
-# scenes?
+# In SMCA each query guesses a centre; places far from it get lower scores, and boxes are written relative to it. How well
+# do matched boxes fit their objects, on 200 held-out scenes?
 
 # %%
 from detr_mini.course.why_slow import RUNS, read_measures
 
 origin, detr = read_measures(RUNS / "detr.jsonl")
-smca = read_measures(RUNS / "smca.jsonl")[1]
+other, smca = read_measures(RUNS / "smca.jsonl")
+ours, theirs = origin["recipe"], other["recipe"]
 print("recorded with:", origin["command"], "  seed:", origin["seed"])
+print("same data, loss, backbone, rate:", ours["data"] == theirs["data"] and ours["loss"] == theirs["loss"]
+      and all(ours[a][b] == theirs[a][b] for a, b in (("model", "backbone"), ("train", "lr"))))
 print("looks at steps", [line["step"] for line in detr])
 
 def history(lines, name, layer=-1):
@@ -220,8 +222,6 @@ reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a",
        "The boxes improved without anyone looking.")
 
 # %% [markdown]
-# Read it slowly:
-#
 # - **Until step 400, mass stays at chance.** Boxes got far better meanwhile. Acts one and two need no looking.
 # - **Entropy falls earlier than mass rises.** Attention becomes choosy first, and finds the objects later. So low
 #   entropy alone proves nothing.
@@ -257,8 +257,24 @@ reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0
        "A query has a home and keeps to it. What follows the image is the difference.")
 
 # %% [markdown]
-# This is sobering. Each query has a **home region**, the same in every image, and most of the rise is this region
-# becoming smaller. What answers to the image is the gap between the two curves. When does the gap open?
+# Each query has a **home region**, the same in every image, and most of the rise is this region
+# becoming smaller. Here is query 5 in two images. Framed is the box that it says at that step; each map has its own scale.
+
+# %%
+from detr_mini.course.recorder import load_recording
+
+recording, query, steps = load_recording(RUNS / "detr.safetensors"), 5, [0, 100, 400, 1000, 2500]
+rows = [recording.at(step) for step in steps]
+for number in (0, 1):
+    maps = recording.attention[rows, -1, number, 0, query]  # (5, 8, 8), the mean of the heads
+    corners = dm.boxes.cxcywh_to_xyxy(recording.boxes[rows, -1, number, query].float()) * 128  # (5, 4)
+    show(looks(recording.images[number], maps, [f"step {step:,}" for step in steps], boxes=corners),
+         alt="A scene with five boxes of one query, and its map at five steps. At step 0 the map covers the whole "
+             "image. It shrinks to a few cells below the middle, in both scenes at about the same place.")
+
+# %% [markdown]
+# At step 100 the box has moved, and the map is still everywhere; from 400 on a home shows. What answers to the image is
+# the gap between the two curves above. When does it open?
 
 # %%
 def gaps(lines):
@@ -274,10 +290,9 @@ print("DETR has no gap to speak of until step 400:",
 print("and a clear one at the end:                ", gap[2500] > 0.03)
 
 # %% [markdown]
-# So SMCA's gift is exact: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
-# later in both, and also earlier in SMCA.
-
-# %% [markdown]
+# So SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
+# later in both, and earlier in SMCA.
+#
 # ### Must attention be inside at all?
 #
 # Cut it off and see. The decoder collects from the image in one named method, `cross_attend`. We give the trained DETR
@@ -320,8 +335,7 @@ reveal("10.cut", "c" if worse else "b", "The class comes from inside. An edge ha
 
 # %% [markdown]
 # The score needs the inside: without it, the class is lost. The box needs both. So full mass inside is **not** the
-# goal, and DETR's heads look past the border for a reason. (Be careful with such cuts, too: the model never
-# saw a cut image in training.)
+# goal, and DETR's heads look past the border for a reason. (With care: the model never saw a cut image in training.)
 #
 # ## 6. Suspect two: who owns what
 #
@@ -337,8 +351,8 @@ print(f"{flips:.3f} of the objects flipped; package agrees:",
       torch.isclose(looking.flipped(before[None], after[None]), flips).item())
 
 # %% [markdown]
-# The recorded run compares each look with the matching **25 steps earlier**. A fixed distance is fair: looks that lie
-# further apart would show more flips anyway. If matching were drawn by lot, 24 of 25 objects would flip.
+# The recorded run compares each look with the matching **25 steps earlier**. A fixed distance is fair: looks further
+# apart would show more flips anyway. If matching were drawn by lot, 24 of 25 objects would flip.
 
 # %%
 show(looking_plots.histories([Panel("Objects that change hands within 25 steps", "part of all objects",
@@ -356,14 +370,13 @@ print(f"DETR needs until step 2,500 for flips of {flip[2500]:.2f}")
 assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 
 # %% [markdown]
-# The matching is restless, and it calms down as training goes on. But is it the brake? Look at SMCA at step 600. Some
-# 40% of its objects change hands within 25 steps, and its boxes fit far better than DETR's ever did by then. So a
-# detector can learn quickly under restless matching. One reason: queries that share a home say nearly the same, so
-# costs are nearly tied, and little is lost when they swap.
+# The matching is restless, and it calms down as training goes on. But is it the brake? SMCA flips less than DETR, so this
+# picture does not acquit it. Follow SMCA alone, though: from step 100 to 600, between 40 and 60% of its objects
+# change hands within 25 steps, and all the while its IoU climbs, from 0.57 to 0.73. So a detector can learn quickly
+# under restless matching.
 #
-# In our runs, then, restlessness is not what makes the difference. (Sun and colleagues, who measured on COCO, also
-# blame cross-attention more than matching. DN-DETR shows that steadying the matching helps, too. Both can be true: see
-# notebook 18.)
+# Calm matching, then, is not *needed*. (Sun and colleagues, who measured on COCO, also blame cross-attention more.
+# DN-DETR shows that steadying the matching helps, too. Both can be true: see notebook 18.)
 #
 # ## 7. Suspect three: what is compared
 #
@@ -592,13 +605,11 @@ assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 an
 #
 # 1. When does query 3 stop looking everywhere? Compare the words below the picture at steps 0, 400 and 2,500.
 # 2. Stay at the last step and move the image slider. Does the query keep to its home region?
-# 3. Replace `detr` by `smca` in the cell. What is different at step 0?
+# 3. Give it `load_recording(RUNS / "smca.safetensors")` instead. What is different at step 0?
 
 # %% tags=["nbval-ignore-output"]
-from detr_mini.course.recorder import load_recording
 from detr_mini.course.replay import Moment, TrainingReplay
 
-recording = load_recording(RUNS / "detr.safetensors")
 owned = int((recording.owners[-1, -1, 0] >= 0).nonzero()[0])
 TrainingReplay(recording, CLASSES, Moment(row=len(recording.steps) - 1, image=0, query=owned))
 
@@ -733,8 +744,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
 #   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
 #   curves do not take them apart; notebook 12 does.
-# - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not. Papers do not always
-#   say which they took.
+# - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not.
 # - **"Attention is uniform at the start"** is nearly true of our DETR: 58 of 64 places. It does not hold for SMCA. And
 #   Deformable DETR starts uniform, too, but over a few samples laid out around a point.
 # - **SMCA's centre does not see the image.** In the authors' code, as in ours, it comes from layer 0's query, whose
@@ -748,8 +758,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # takes most of COCO's 500 epochs, is inferred.
 #
 # - Uniform attention hands every query the mean of the image, and every place 1/HW of the gradient.
-# - Most of the rise in mass is habit: a home region. A control tells. SMCA gives homes early, and that is what it is
-#   worth.
+# - Most of the rise in mass is habit: a home region, as a control tells. SMCA gives homes early.
 # - Flips are frequent, but a detector can learn quickly in spite of them.
 # - Content does the work of position. Address against address hardly matters in the trained DETR.
 # - CNN detectors read the place they speak about, by construction. The fixes give that back to queries.
@@ -758,7 +767,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 quiz("10")
 
 # %% [markdown]
-# **Next:** 11, *Deformable DETR*: look at a few places only.
+# **Next:** [11, Deformable DETR](11_deformable_detr.ipynb): look at a few places only.
 #
 # **References**
 #
