@@ -231,8 +231,8 @@ for side in [0.05, 0.1, 0.2, 0.4]:
           f"IoU {iou(cxcywh_to_xyxy(box), cxcywh_to_xyxy(wrong)):.2f}")
 
 # %% [markdown]
-# One L1, four different verdicts. L1 gives a steady direction, GIoU knows proportion. Notebook 08 trains with one, the other
-# and both.
+# One L1, four different verdicts. L1 gives a steady direction, GIoU knows proportion. Notebook 08 goes
+# on: what each alone does to small boxes.
 #
 # Do we agree with the package and with torchvision? A thousand random boxes against a thousand others:
 
@@ -402,7 +402,8 @@ for title, sides in [("ours", SIDES), ("one size", (0.32,)),
 # ## 7. The detector
 #
 # The network is short: the course's small backbone, pre-trained and frozen, gives 8 x 8 places of 128 numbers. Two more
-# convolutions, then two heads.
+# convolutions, then two **heads**: that is what a detector's output layers are called. (They have nothing to do with the
+# heads of attention.)
 
 # %%
 from torch import nn
