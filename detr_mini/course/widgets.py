@@ -12,6 +12,7 @@ import ipywidgets
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from detr_mini.course.explorer import Explorer
@@ -97,7 +98,8 @@ def draw_plane(axes: Axes, candidates: Candidates, state: Asking, answer: Answer
     spots = [place(*key) for key in candidates.keys.tolist()]
     draw_discs(axes, spots, answer)
     for name, spot, weight in zip(candidates.names, spots, answer.weights.tolist(), strict=True):
-        axes.text(spot[0], spot[1] + 0.12 + 0.12 * math.sqrt(weight), name, ha="center", va="center", fontsize=9)
+        axes.text(spot[0], spot[1] + 0.12 + 0.12 * math.sqrt(weight), name, ha="center", va="center", fontsize=9,
+                  path_effects=[withStroke(linewidth=3, foreground="white")], zorder=4)  # readable across the arrow
 
 
 def draw_discs(axes: Axes, spots: list[tuple[float, float]], answer: Answer) -> None:

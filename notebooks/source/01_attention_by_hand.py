@@ -538,7 +538,7 @@ print(f"places: {keys_seen}, evenness: {evenness:.3f}")
 # Move the sliders, with the mouse or with Tab and the arrow keys. Find out:
 #
 # 1. Where must the query point so that Depot wins?
-# 2. What does a temperature of 4 do? And 0.25? Which of them is like a longer query?
+# 2. Scores are also divided by a *temperature*. What does one of 4 do? And 0.25? Which of them is like a longer query?
 # 3. Can you make Bridge win, clearly and alone?
 
 # %%

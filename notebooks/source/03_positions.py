@@ -379,7 +379,8 @@ for (side, temperature), alike in maps.items():
           f"neighbour {alike[side // 4, side // 2 + 1]:.3f}, above 0.9: {(alike > 0.9).float().mean():.0%}")
 
 # %% [markdown]
-# With T = 10,000, the farthest corner still resembles the cell by three quarters. With T = 20 the address is sharper.
+# Dark means alike in these maps. With T = 10,000, the farthest corner still resembles the cell by three quarters. With
+# T = 20 the address is sharper.
 # Neither is *wrong*, for W_q and W_k can stretch what they are given. But what has to be stretched has to be learned
 # first. Our lamps show it, on a small scale:
 

@@ -599,7 +599,8 @@ show(figure, alt="Multiplications of an encoder layer against tokens, both axes 
 # Move the sliders, with the mouse or with Tab and the arrow keys. Find out:
 #
 # 1. Does the ground look at things, or at ground?
-# 2. Find a head that looks in one direction only, wherever you stand.
+# 2. Layer 1, heads 2 and 4, from places away from the border: one of them looks upwards most of the time, the other one
+#    has no favourite direction. Which is which?
 # 3. In which layer does a thing look more at itself?
 
 # %%
