@@ -35,7 +35,7 @@ def recording() -> Recording:
 
 
 def test_every_moment_can_be_drawn_and_told(recording: Recording) -> None:
-    """All positions of all sliders, each in under 100 ms after the first."""
+    """All positions of all sliders; a picture takes under 100 ms of processor time on an idle machine."""
     moments = [Moment(*three) for three in itertools.product(range(3), range(2), range(4))]
     render_replay(recording, CLASSES, moments[0])
     seconds = []
@@ -47,7 +47,7 @@ def test_every_moment_can_be_drawn_and_told(recording: Recording) -> None:
         assert f"Query {moment.query} says a box" in words and f"Step {recording.steps[moment.row]:,}" in words
         titles = [axes.get_title(loc="left") for axes in figure.axes]
         assert f"step {recording.steps[moment.row]:,}" in titles[0] and f"query {moment.query}" in titles[1]
-    assert sorted(seconds)[len(seconds) // 2] < 0.2
+    assert min(seconds) < 0.1 and sorted(seconds)[len(seconds) // 2] < 0.2
 
 
 def test_the_words_are_the_numbers(recording: Recording) -> None:
