@@ -109,7 +109,7 @@ def describe_listing(truth: Truth, state: Listing) -> str:
 
 
 class OrderExplorer(Explorer):
-    """Sliders for the order of a second list of boxes and for its mistakes; what comparing number by number makes of it.
+    """Sliders for the order of a second list of boxes and for its mistakes, and what a comparison makes of it.
 
         OrderExplorer(picture, boxes, names)
 

@@ -124,7 +124,7 @@ predict("00.unlearn", "Three boxes start at the truth and learn from lists in ra
 # %%
 torch.manual_seed(0)
 guess = one_order.clone()  # (3, 4) a perfect start
-for step in range(500):
+for _ in range(500):
     truth = one_order[torch.randperm(3)]  # (3, 4) the same boxes, in some order
     guess += 0.02 * (truth - guess)  # downhill on the squared differences
 

@@ -99,7 +99,8 @@ def test_who_only_reads_sees_the_first_state() -> None:
     assert (one["text/html"], one["text/plain"]) == (other["text/html"], other["text/plain"])
 
 
-@pytest.mark.parametrize(("boxes", "names"), [(BOXES, NAMES[:2]), (BOXES[:1], NAMES[:1]), (np.tile(BOXES, (2, 1)), 2 * NAMES)])
+@pytest.mark.parametrize(("boxes", "names"), [
+    (BOXES, NAMES[:2]), (BOXES[:1], NAMES[:1]), (np.tile(BOXES, (2, 1)), 2 * NAMES)])
 def test_what_does_not_fit_is_named(boxes: np.ndarray, names: list[str]) -> None:
     """Too few names, one box alone, too many orders."""
     with pytest.raises(ValueError, match="wanted are 2 to 4 boxes of four numbers with a name each"):
