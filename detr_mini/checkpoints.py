@@ -2,13 +2,13 @@
 
 Nothing is ever unpickled freely. Our files are safetensors, with the detector's name and recipe inside. An official
 `.pth` is read by PyTorch's `weights_only` loader; the one foreign class it may name is argparse.Namespace, which
-holds the authors' training arguments and is thrown away.
+holds the authors' training options. Of those, plain numbers and words are kept.
 """
 
 import argparse
 import json
-import pickle
-from dataclasses import asdict
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from detr_mini.key_maps import KEY_MAPS, KeyMap, recognise, translate
 
 FORMAT = "detr_mini 1"
 SCALE = "/scale"  # behind the name of a tensor stored in 8 bits
+COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # of BatchNorm, and of a tool that counts operations
 
 
 class CheckpointError(ValueError):
@@ -41,7 +42,7 @@ def save_weights(model: Detr, path: Path | str, half: bool = False, quarter: boo
     elif half:
         state = {name: tensor.half() for name, tensor in state.items()}
     described = {"format": FORMAT, "system": model.system, "recipe": asdict(model.recipe)} | facts
-    with atomic(path) as temporary:
+    with atomic(path, SafetensorError) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(contiguous, temporary, {key: json.dumps(value) for key, value in described.items()})
 
@@ -73,12 +74,13 @@ def read_facts(path: Path | str) -> dict[str, object]:
         raise FileNotFoundError(f"no weights at {path}")
     try:
         with safe_open(path, "pt") as file:
-            described = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            written = file.metadata() or {}
     except (SafetensorError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}), as detr_mini saves them") from error
-    if described.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is a safetensors file of format {described.get('format')!r}, not {FORMAT!r}")
-    return described
+    if written.get("format") != json.dumps(FORMAT):
+        found = written.get("format", "unknown")
+        raise CheckpointError(f"{path} is a safetensors file of format {found!r}, not {FORMAT!r}: not one of ours")
+    return {key: json.loads(value) for key, value in written.items()}
 
 
 def load_weights(path: Path | str) -> Detr:
@@ -95,8 +97,17 @@ def load_weights(path: Path | str) -> Detr:
     return model.eval()
 
 
-def read_official(path: Path | str) -> dict[str, Tensor]:
-    """The state dict in an official `.pth`, without running any code that may hide in it.
+@dataclass(frozen=True)
+class Official:
+    """An authors' checkpoint: its tensors, its training options (plain values), the epochs it was trained for."""
+
+    state: dict[str, Tensor]
+    told: dict[str, object]
+    epochs: int | None
+
+
+def read_checkpoint(path: Path | str) -> Official:
+    """What is in an official `.pth`, without running any code that may hide in it.
 
     Raises FileNotFoundError, or CheckpointError for a truncated or foreign file.
     """
@@ -106,35 +117,63 @@ def read_official(path: Path | str) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint of tensors ({reason}): expected a whole .pth file with "
+            f"{path} cannot be read as a checkpoint of tensors ({reason(error)}): expected a whole .pth file with "
             "a state dict, or a dict whose 'model' is one"
         ) from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict: expected tensors by name, at the top or under 'model'")
-    return state
+    if "identity" in content:
+        raise CheckpointError(f"{path} is the state of a run: take final.safetensors or best.safetensors beside it")
+    told = {name: value for name, value in options_in(content).items() if isinstance(value, bool | int | float | str)}
+    epoch = content.get("epoch")  # counted from 0
+    return Official(state, told, epoch + 1 if isinstance(epoch, int) else told.get("epochs"))
+
+
+def options_in(content: dict[str, object]) -> dict[str, object]:
+    """The training options beside the model, if there are any."""
+    options = content.get("args")
+    return dict(vars(options)) if isinstance(options, argparse.Namespace) else {}
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words. PyTorch's own advice, to load without care, is left out."""
+    refused = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if refused:
+        return f"it wants to call {refused[1]}, which no tensor needs; it was not called"
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def read_official(path: Path | str) -> dict[str, Tensor]:
+    """The state dict in an official `.pth`; see `read_checkpoint`."""
+    return read_checkpoint(path).state
 
 
 def load_official(model: Detr, state: dict[str, Tensor]) -> Detr:
     """Fill a detector with an official state dict. Returns the model.
 
     Accepts the prefixes that DistributedDataParallel ("module.") and segmentation models ("detr.") add, and drops
-    BatchNorm's counters. Raises CheckpointError for another system's checkpoint (naming it), and for missing,
-    unexpected and wrongly shaped tensors (naming them); the model is not touched then.
+    counters. Raises CheckpointError for another system's checkpoint (naming it), and for missing, unexpected and
+    wrongly shaped tensors (naming them); the model is not touched then.
     """
-    state = {strip(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     found = recognise(list(state))
     if found != model.system:
         what = f"a checkpoint of {found}" if found else "no checkpoint of a detector we know"
         raise CheckpointError(f"this is {what}, and the model is {model.system}: build the model that fits it")
     wanted = model.state_dict()
-    ours = rename(state, KEY_MAPS[model.system], wanted)
+    ours = official_to_ours(model.system, state, wanted)
     check_names(wanted, ours, "the official checkpoint")
     model.load_state_dict(ours)
     return model
+
+
+def official_to_ours(system: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An official state dict under our names, without prefixes and counters. Raises as `rename`."""
+    kept = {strip(name): tensor for name, tensor in state.items() if not name.endswith(COUNTERS)}
+    return rename(kept, KEY_MAPS[system], wanted)
 
 
 def rename(state: dict[str, Tensor], key_map: KeyMap, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -161,9 +200,9 @@ def strip(name: str) -> str:
     return name.removeprefix("module.").removeprefix("detr.")
 
 
-def check_names(wanted: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
-    """CheckpointError naming every missing, unexpected and wrongly shaped tensor, if there are any."""
-    faults = {
+def faults_of(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Every missing, unexpected and wrongly shaped tensor by kind."""
+    return {
         "missing": sorted(set(wanted) - set(given)),
         "unexpected": sorted(set(given) - set(wanted)),
         "wrong shape": [
@@ -171,6 +210,11 @@ def check_names(wanted: dict[str, Tensor], given: dict[str, Tensor], source: str
             for name in wanted if name in given and given[name].shape != wanted[name].shape
         ],
     }
+
+
+def check_names(wanted: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
+    """CheckpointError naming every missing, unexpected and wrongly shaped tensor, if there are any."""
+    faults = faults_of(wanted, given)
     if any(faults.values()):
         said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
         raise CheckpointError(f"{source} does not fit the model: {said}")

@@ -227,12 +227,13 @@ def predict(
     limit: int | None = None,
     progress: bool = False,
     workers: int = 0,
+    top_k: int = 100,
 ) -> Predictions:
     """Run a detector over a data set (or its first `limit` images). Several processes share the images, and each gets
     the predictions of all.
 
     Returns image id -> {scores (K,), labels (K,), boxes (K, 4) xyxy in pixels of the original image}, on the
-    CPU. device: default is where the model is. workers: processes that load images.
+    CPU. device: default is where the model is. workers: processes that load images. top_k: most detections per image.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least one image, got {limit}")
@@ -248,7 +249,7 @@ def predict(
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not progress):
             sizes = torch.stack([target["orig_size"] for target in batch.targets]).to(device)  # (B, 2) H, W
             batch = batch.to(device)
-            found = model.postprocess(model(batch.images, batch.mask), sizes)
+            found = model.postprocess(model(batch.images, batch.mask), sizes, top_k)
             for target, result in zip(batch.targets, found, strict=True):
                 predictions[target["image_id"]] = {name: value.cpu() for name, value in result.items()}
     return gathered(predictions) if several else predictions
@@ -273,7 +274,8 @@ def evaluate(
     limit: int | None = None,
     progress: bool = False,
     workers: int = 0,
+    top_k: int = 100,
 ) -> AveragePrecision:
     """COCO average precision of a detector on a data set (or its first `limit` images); see `predict`."""
-    predictions = predict(model, dataset, recipe, batch_size, device, limit, progress, workers)
+    predictions = predict(model, dataset, recipe, batch_size, device, limit, progress, workers, top_k)
     return average_precision(dataset, predictions, image_ids=predictions)

@@ -9,6 +9,7 @@ used.
 
 import re
 from collections.abc import Collection
+from functools import cache
 from itertools import product
 
 KeyMap = list[tuple[str, str]]
@@ -187,11 +188,16 @@ def translate(name: str, key_map: KeyMap, known: Collection[str] = ()) -> list[s
 
 def apply_line(name: str, official: str, ours: str) -> list[str]:
     """Our names by one line of a map; empty when the line does not fit the name."""
-    pattern = re.escape(official).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+?)").replace(r"\#", r"\d+")
-    match = re.fullmatch(pattern, name)
+    match = pattern_of(official).fullmatch(name)
     for part in match.groups() if match else ():
         ours = re.sub(r"\*\*?", part, ours, count=1)
     return expand(ours) if match else []
+
+
+@cache
+def pattern_of(official: str) -> re.Pattern:
+    """The official side of a line as a regular expression."""
+    return re.compile(re.escape(official).replace(r"\*\*", "(.+)").replace(r"\*", r"([^.]+?)").replace(r"\#", r"\d+"))
 
 
 def expand(name: str) -> list[str]:

@@ -8,15 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
-from detr_mini import zoo
-from detr_mini.checkpoints import CheckpointError, from_bytes, load_official, read_facts, read_official
+from detr_mini.checkpoints import CheckpointError
+from detr_mini.data.labels import listed, matching_rows
 from detr_mini.detr import Detr
-from detr_mini.key_maps import recognise
 from detr_mini.recipes import ModelRecipe
+from detr_mini.weights import open_weights
 
 CLASS_HEAD = re.compile(r"decoder\.class_head(\.\d+)?\.(weight|bias)")
 PER_QUERY = ("decoder.query_embed.weight", "decoder.points.weight")  # one row per query
@@ -33,38 +31,10 @@ class Source:
     classes: list[str | None]
 
 
-def read_source(path: Path | str) -> Source:
-    """A file of `train`, or an official `.pth`. Raises FileNotFoundError, or CheckpointError naming what is wrong."""
-    path = Path(path)
-    if path.suffix in (".pth", ".pt"):
-        return _official(path)
-    facts = read_facts(path)
-    recipe = zoo.from_description(str(facts["system"]), dict(facts["recipe"])).recipe
-    with safe_open(path, "pt") as file:
-        state = from_bytes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-    return Source(path, str(facts["system"]), recipe, state, list(facts.get("classes", [])))
-
-
-def _official(path: Path) -> Source:
-    """An authors' checkpoint for COCO: the first of the system's published forms that it fits."""
-    state = read_official(path)
-    system = recognise(list(state))
-    if system not in zoo.names():
-        raise CheckpointError(f"{path} is no checkpoint of a detector that is here ({', '.join(zoo.names())})")
-    for preset, recipe in zoo.presets(system).items():
-        if preset.startswith("coco"):
-            try:
-                model = load_official(zoo.build(system, preset), state)
-                return Source(path, system, recipe.model, model.state_dict(), coco_classes())
-            except CheckpointError as error:
-                fault = error
-    raise CheckpointError(f"{path} is a checkpoint of {system}, and fits none of its published forms: {fault}")
-
-
-def coco_classes() -> list[str | None]:
-    """COCO's 91 rows by category id, as torchvision lists them; None in the gaps."""
-    names = FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"]
-    return [None if name in ("N/A", "__background__") else name for name in names]
+def read_source(place: Path | str) -> Source:
+    """A file of `train` or an official `.pth`, here or at an http address. Raises as `weights.open_weights`."""
+    found = open_weights(place)
+    return Source(found.path, found.model.system, found.model.recipe, found.model.state_dict(), found.classes)
 
 
 def shape_for(source: Source, system: str) -> ModelRecipe:
@@ -106,12 +76,6 @@ def start_from(model: Detr, source: Source, classes: list[str | None]) -> list[s
             *_said(pairs, source.classes, classes), *_said_of_queries(queries, model.recipe.queries)]
 
 
-def matching_rows(old: list[str | None], new: list[str | None]) -> list[tuple[int, int]]:
-    """(row there, row here) of every class that has the same name in both, upper and lower case alike."""
-    rows = {name.strip().lower(): row for row, name in reversed(list(enumerate(old))) if name}
-    return [(rows[name.strip().lower()], row) for row, name in enumerate(new) if name and name.strip().lower() in rows]
-
-
 def _copy_classes(tensor: Tensor, given: Tensor, pairs: list[tuple[int, int]], softmax: bool) -> None:
     """Rows of the class head, (C, d) or (C,); a softmax head keeps its last row, no-object, as well."""
     for there, here in pairs:
@@ -129,12 +93,6 @@ def _said(pairs: list[tuple[int, int]], old: list[str | None], new: list[str | N
         "class head, left behind": [name for row, name in enumerate(old) if name and row not in used],
     }
     return [f"{words}: {listed(names)}" for words, names in groups.items() if names]
-
-
-def listed(names: list[str], shown: int = 8) -> str:
-    """A few names and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _said_of_queries(copied: int | None, queries: int) -> list[str]:

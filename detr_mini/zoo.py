@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from detr_mini import recipes
 from detr_mini.detr import Detr
-from detr_mini.published import FORMS
+from detr_mini.published import published
 from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.side_by_side import SideBySide, compare
 from detr_mini.variants.anchor import AnchorDetr
@@ -87,7 +87,7 @@ def entry(name: str) -> Entry:
 
 def presets(name: str) -> dict[str, Recipe]:
     """A detector's recipes: "scenes", "coco", and the other forms that have a figure on COCO, such as "coco-dc5"."""
-    return {"scenes": entry(name).scenes} | {preset: form.recipe for preset, form in FORMS[name].items()}
+    return {"scenes": entry(name).scenes} | {preset: form.recipe for preset, form in published(name).items()}
 
 
 def recipe(name: str, preset: str = "scenes") -> Recipe:

@@ -16,6 +16,35 @@ def add_data(command: argparse.ArgumentParser, split: str) -> None:
     command.add_argument("--limit", type=int, metavar="N", help="use the first N images only")
 
 
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """The options that say which detector."""
+    command.add_argument(
+        "--weights", required=True, metavar="FILE|URL",
+        help="a .safetensors file that `train` wrote, or a checkpoint (.pth) of a detector's authors; an address is "
+        "fetched once and kept in the cache",
+    )
+    command.add_argument(
+        "--preset", metavar="FORM", help="which published form an authors' checkpoint is, where that cannot be told: "
+        "coco, coco-dc5, ... (a wrong one lists the choices)",
+    )
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """The option that says where to compute."""
+    command.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda where there is one, else cpu)")
+
+
+def device_of(name: str | None):
+    """The device by name, None for the usual one; ValueError when it cannot be used here."""
+    import torch
+
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name or usual).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: built without CUDA
+        raise ValueError(f"--device {name} cannot be used on this machine: leave it out for {usual}") from error
+
+
 def positive(value: int, option: str) -> int:
     """The value; ValueError naming the option when it is not at least 1."""
     if value < 1:
@@ -24,7 +53,10 @@ def positive(value: int, option: str) -> int:
 
 
 def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int = 4000):
-    """Generated scenes, or a split of a folder in COCO's or VOC's format; the first `limit` images of it."""
+    """Generated scenes, or a split of a folder in COCO's or VOC's format; the first `limit` images of it.
+
+    "coco" and "bccd" are also found where `detr_mini.data.download` puts them. FileNotFoundError where there is none.
+    """
     from detr_mini.data.scenes import Scenes
     from detr_mini.data.subset import First
     from detr_mini.data.voc import open_folder
@@ -33,8 +65,24 @@ def open_data(data: str, split: str, seed: int, limit: int | None, scenes: int =
         positive(limit, "--limit")
     if data == "scenes":
         return Scenes(limit or scenes, seed)
-    dataset = open_folder(Path(data), split)
+    dataset = open_folder(folder_of(data), split)
     return First(dataset, limit) if limit else dataset
+
+
+def folder_of(data: str) -> Path:
+    """The folder itself; of "coco" and "bccd" the one they are downloaded to, if none of that name is here."""
+    from detr_mini.data.download import SOURCES
+
+    names = {str(source.folder.name): source.folder for source in SOURCES.values()}
+    if data not in names or Path(data).exists():
+        return Path(data)
+    if not names[data].is_dir():
+        known = ", ".join(name for name, source in SOURCES.items() if source.folder == names[data])
+        raise FileNotFoundError(
+            f"no data at {names[data]}: fetch it with `python -m detr_mini.data.download NAME` ({known}), or give the "
+            "folder where you have it"
+        )
+    return names[data]
 
 
 def same_labels(train_set, val_set) -> None:
@@ -53,16 +101,6 @@ def given(part, changes: dict[str, object]):
 
     chosen = {name: value for name, value in changes.items() if value is not None}
     for name, value in chosen.items():
-        if value < 0 or (value == 0 and name != "backbone_lr"):
+        if not 0 <= value < float("inf") or (value == 0 and name != "backbone_lr"):  # neither is NaN
             raise ValueError(f"--{name.replace('_', '-')} is {value}: give a number above 0")
     return replace(part, **chosen)
-
-
-def data_recipe(facts: dict[str, object]):
-    """How a weights file wants its images prepared; ValueError when it does not say."""
-    from detr_mini.recipes import DataRecipe
-
-    if "data" not in facts:
-        raise ValueError("these weights do not say how images are prepared: use a file that `train` wrote")
-    described = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["data"].items()}
-    return DataRecipe(**described)

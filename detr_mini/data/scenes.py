@@ -188,20 +188,21 @@ def _run_workers(jobs: list[Job], outs: list[Path]) -> None:
 # ---------------------------------------------------------------- cache
 
 
-def cache_folder() -> Path:
-    """Where scenes are kept: the environment variable DETR_MINI_CACHE, or else the user's cache folder.
+def cache_folder(kind: str = "scenes") -> Path:
+    """Where scenes (or "weights") are kept: the environment variable DETR_MINI_CACHE, or the user's cache folder.
 
-    The folder may be deleted at any time; what is missing is drawn again.
+    The folder may be deleted at any time; what is missing is drawn, or fetched, again.
     """
     if os.environ.get("DETR_MINI_CACHE"):
-        return Path(os.environ["DETR_MINI_CACHE"]).expanduser()
+        named = Path(os.environ["DETR_MINI_CACHE"]).expanduser()
+        return named if kind == "scenes" else named / kind
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "detr_mini" / "scenes"
+    return base / "detr_mini" / kind
 
 
 @functools.cache

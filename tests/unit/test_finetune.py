@@ -11,10 +11,12 @@ from detr_mini import zoo
 from detr_mini.__main__ import main
 from detr_mini.checkpoints import CheckpointError, load_weights, read_facts, save_weights, to_official
 from detr_mini.data.coco import CocoFolder
+from detr_mini.data.labels import matching_rows
 from detr_mini.efficientnet import LITE_MEAN
 from detr_mini.fitting import DataFacts, choose_interval, facts_of, fitted_recipe
+from detr_mini.official import coco_classes
 from detr_mini.recipes import resized
-from detr_mini.transfer import coco_classes, matching_rows, read_source, start_from
+from detr_mini.transfer import read_source, start_from
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
 GOLDEN = Path(__file__).parents[1] / "golden"  # holds the names in DETR's own checkpoint
@@ -164,7 +166,7 @@ def test_coco_has_eighty_names_on_ninety_one_rows():
     assert len(coco_classes()) == 91 and sum(name is not None for name in coco_classes()) == 80
 
 
-@pytest.mark.parametrize("name, words", [("gone.safetensors", "no weights at"), ("gone.pth", "no checkpoint at")])
+@pytest.mark.parametrize("name, words", [("gone.safetensors", "no weights at"), ("gone.pth", "no weights at")])
 def test_missing_file_is_named(tmp_path, name, words):
     with pytest.raises(FileNotFoundError, match=words):
         read_source(tmp_path / name)

@@ -177,7 +177,7 @@ def test_makefile_installs_extras_that_exist() -> None:
     assert lines and all(extra in EXTRAS for line in lines for extra in line.split(","))
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python -m detr_mini")])
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("python -m detr_mini ")])
 def test_readme_commands_parse(line: str) -> None:
     """Every command line of the README is one that the program understands."""
     from detr_mini.__main__ import parser

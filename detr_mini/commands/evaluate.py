@@ -1,0 +1,64 @@
+"""python -m detr_mini evaluate"""
+
+import argparse
+import json
+from pathlib import Path
+
+from detr_mini.commands.shared import SCENES_HELD_OUT, add_data, add_device, add_weights, device_of, open_data, positive
+
+COCO_VAL_IMAGES = 5000
+BATCH = 8  # images per batch for weights that nobody published a figure of
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser(
+        "evaluate", help="measure average precision as COCO does",
+        description="Measure average precision as COCO does. For an official checkpoint, image size, batch and number "
+        "of detections are those of its authors, and what it should give is printed beside what it gives.",
+    )
+    add_weights(command)
+    add_data(command, "val")
+    command.add_argument("--batch", type=int, help=f"images per batch (default: as published, else {BATCH})")
+    command.add_argument("--workers", type=int, help="processes that load images (default: 4 with a GPU, else none)")
+    add_device(command)
+    command.add_argument("--json", type=Path, help="also write the figures to this file")
+    command.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Print COCO's figures; for an official checkpoint also what it should give."""
+    from detr_mini.data.labels import labelled_as
+    from detr_mini.evaluation import evaluate
+    from detr_mini.files import atomic, require_place
+    from detr_mini.weights import open_weights
+
+    device, batch = device_of(options.device), options.batch and positive(options.batch, "--batch")
+    if options.json:
+        require_place(options.json)
+    found = open_weights(options.weights, options.preset)
+    form, recipe = found.form, found.recipe
+    if form and options.data == "scenes":
+        raise ValueError("these weights know COCO's classes, and scenes show others: add --data coco, or your folder")
+    for line in found.said:
+        print(line, flush=True)
+    data = open_data(options.data, options.split, SCENES_HELD_OUT, options.limit, scenes=400)
+    data = labelled_as(data, found.classes)
+    workers = options.workers if options.workers is not None else 4 * (device.type == "cuda")
+    result = evaluate(
+        found.model.to(device), data, recipe, batch or (form.batch if form else BATCH), progress=True,
+        workers=workers, top_k=form.kept if form else 100,
+    )
+    print(result)
+    if form and form.ap:
+        print(compared(form.ap, result.ap, result.images, data))
+    if options.json:
+        published = {"published_ap": form.ap / 100, "published_in": form.source} if form and form.ap else {}
+        with atomic(options.json) as temporary:
+            temporary.write_text(json.dumps(result.to_dict() | published, indent=1) + "\n")
+
+
+def compared(published: float, ap: float, images: int, data) -> str:
+    """The figure beside the published one, which is of all images and classes of COCO val2017."""
+    if images == COCO_VAL_IMAGES and len(data.label_to_category) == 80:
+        return f"AP {100 * ap:.1f}, published {published:.1f}: {100 * ap - published:+.1f}"
+    return f"published is {published:.1f} on COCO val2017's {COCO_VAL_IMAGES:,} images; these are others, or fewer"
