@@ -15,7 +15,7 @@ from detr_mini.training import fit
 
 KILLS, STEPS, SECONDS = 10, 44, 120
 WORKERS = multiprocessing.get_context("forkserver")  # a process that has PyTorch loaded, and children made of it
-WORKERS.set_forkserver_preload(["test_training"])
+WORKERS.set_forkserver_preload(["pytest", "detr_mini.training", "detr_mini.transfer"])
 
 
 def work(folder: Path) -> None:
