@@ -253,7 +253,6 @@ def clamp_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.nd
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     """Decode an image file to RGB, uint8 (3, H, W); see the head of this file for how.
 
-    In memory the three colours of a pixel stay side by side, as decoded: PyTorch resizes that three times as fast.
     size: the (H, W) the annotation file states. ValueError when the image has another size or cannot be
     decoded, FileNotFoundError when it is not there; both name the path.
     """
@@ -270,7 +269,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     if size is not None and (image.height, image.width) != tuple(size):
         found, stated = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
         raise ValueError(f"image file {path} is {found} pixels, its annotations say {stated}")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W), a view
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
 
 def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
