@@ -3,7 +3,7 @@
 #
 # **What is a set of boxes punished for?**
 #
-# *About 70 minutes with the exercises. The cells run for about a minute on two cores, without a GPU.*
+# *About 65 minutes with the exercises. The cells run for about a minute on two cores, without a GPU.*
 # *You need notebook 07: every object has one prediction, the other predictions have none.*
 #
 # After this notebook you can
