@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
 from detr_mini.recipes import DataRecipe
 
@@ -245,7 +246,7 @@ def predict(
     items = Transformed(dataset, build_transform(recipe, train=False))
     loader = DataLoader(items, batch_size, collate_fn=collate, num_workers=workers)
     predictions: Predictions = {}
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode(), workers_errors():
         for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not progress):
             sizes = torch.stack([target["orig_size"] for target in batch.targets]).to(device)  # (B, 2) H, W
             batch = batch.to(device)

@@ -36,6 +36,9 @@ class ModelRecipe:
         for name in COUNTS:
             if getattr(self, name, 1) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is too few: choose at least 1")
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model={self.d_model} cannot be split among {self.heads} heads: choose a multiple of "
+                             f"{self.heads}")
         if self.head not in ("softmax", "focal"):
             raise ValueError(f"head={self.head!r} is unknown: choose softmax or focal")
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from detr_mini.checkpoints import save_weights
+from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Batch, build_transform, collate
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
@@ -90,8 +91,8 @@ def fit(
     recompute: the encoder computes its activations a second time instead of keeping them: less memory, more time.
 
     Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, when
-    fewer or more processes run than asked for, when the batch cannot be shared out evenly, and when a process that
-    loads images was killed. OSError, naming the file, when one cannot be written; the run then goes on from last.pt.
+    fewer or more processes run than asked for, and when the batch cannot be shared out evenly. LoadingError when a
+    process that loads images was killed; OSError, naming the file, when one cannot be written.
     """
     check_precision(precision)
     accelerator = Accelerator(
@@ -319,26 +320,6 @@ def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, worke
         Draws(dataset, recipe, seed), batch_sampler=order, collate_fn=collate, num_workers=workers,
         generator=torch.Generator(), persistent_workers=workers > 0,
     )
-
-
-@contextmanager
-def workers_errors() -> Iterator[None]:
-    """Errors in the processes that load images, as if there were none: PyTorch's report around them is left out.
-
-    Raises TrainingError when such a process was killed.
-    """
-    try:
-        yield
-    except Exception as error:
-        said = str(error).strip()
-        if "DataLoader worker (pid" in said:
-            raise TrainingError(
-                f"a process that loads images was lost ({said.splitlines()[0]}): often memory ran out, so lower the number "
-                "of workers or the batch; the same command goes on from the last checkpoint"
-            ) from error
-        if said.startswith("Caught ") and "Original Traceback" in said:
-            raise type(error)(said.splitlines()[-1].partition(": ")[2]) from error
-        raise
 
 
 # -- what a run leaves behind ---------------------------------------------------------------------------------

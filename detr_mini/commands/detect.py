@@ -25,6 +25,7 @@ def run_detect(options: argparse.Namespace) -> None:
     from detr_mini.detection import detect, save_detections
     from detr_mini.weights import open_weights
 
+    require_names(options.images)
     device = device_of(options.device)
     found = open_weights(options.weights, options.preset)
     for line in found.said[:1]:
@@ -36,3 +37,13 @@ def run_detect(options: argparse.Namespace) -> None:
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         kept, written = save_detections(picture, things, found.classes, options.threshold, options.to, path.stem)
         print(f"{path}: {kept} found -> {written}")
+
+
+def require_names(images: list[Path]) -> None:
+    """ValueError when two pictures would be written to one file."""
+    named: dict[str, Path] = {}
+    for path in images:
+        if path.stem in named:
+            raise ValueError(f"{named[path.stem]} and {path} would both be written to {path.stem}.png: give them in "
+                             "two calls, each with a --to of its own")
+        named[path.stem] = path

@@ -260,12 +260,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     if path.is_dir():
         raise ValueError(f"image file {path} is a folder: name the pictures in it")
     if not path.is_file():
-        raise FileNotFoundError(f"image file {path} is missing")
+        raise FileNotFoundError(f"image file {path} is missing: check its name")
     try:
         with Image.open(path) as opened:
             image = _to_rgb(_upright(opened, size))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image file {path} cannot be decoded ({error})") from None
+        raise ValueError(f"image file {path} cannot be decoded ({error}): take a whole JPEG or PNG") from None
     if size is not None and (image.height, image.width) != tuple(size):
         found, stated = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
         raise ValueError(f"image file {path} is {found} pixels, its annotations say {stated}")
