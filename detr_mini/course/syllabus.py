@@ -44,7 +44,7 @@ LESSONS = (
     Lesson("17", "how_many_queries_which_positions", "How many queries, and which positions?"),
     Lesson("18", "beyond_one_to_one", "Must every object have one prediction only?"),
     Lesson("19", "decoupled_spaces", "Must input and output live in the same space?"),
-    Lesson("20", "your_data_and_coco", "How do I train it on my own pictures?"),
+    Lesson("20", "your_data_and_coco", "How do I train it on my own pictures?", 95),
     Lesson("21", "clinic", "My training fails. Why?"),
 )
 

@@ -30,6 +30,7 @@ from detr_mini.course.exercises import (
     nb14,
     nb15,
     nb16,
+    nb20,
 )
 from detr_mini.course.exercises.core import Exercise, Open, Question, Wrong
 from detr_mini.course.progress import progress
@@ -37,7 +38,7 @@ from detr_mini.course.progress import progress
 LESSONS_WITH_EXERCISES = {
     "00": nb00, "01": nb01, "02": nb02, "03": nb03, "04": nb04, "05": nb05,
     "06": nb06, "07": nb07, "08": nb08, "09": nb09, "10": nb10, "11": nb11,
-    "12": nb12, "13": nb13, "14": nb14, "15": nb15, "16": nb16,
+    "12": nb12, "13": nb13, "14": nb14, "15": nb15, "16": nb16, "20": nb20,
 }
 EXERCISES: dict[str, Exercise] = {one.name: one for file in LESSONS_WITH_EXERCISES.values() for one in file.EXERCISES}
 QUIZZES: dict[str, tuple[Question, ...]] = {number: file.QUIZ for number, file in LESSONS_WITH_EXERCISES.items()}

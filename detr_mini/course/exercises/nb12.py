@@ -232,7 +232,7 @@ QUIZ = (
     )),
     Question("What decides where a query's centre is?", (
         Choice("The image: the query finds the object first",
-               "The centre is made of layer 0's query, and its content is 0. It is the same in every image."),
+               "The centre is made of layer 1's query, and its content is 0. It is the same in every image."),
         Choice("Its learned vector alone, so it is the same in every image",
                "Yes. A home, not a search. Offsets and scales of later layers do follow the image a little.", True),
         Choice("The box of the layer before", "That is refinement, as in Deformable DETR and DAB-DETR. SMCA has none."),
