@@ -489,6 +489,7 @@ FAULTS += group(
     ("`--accumulate 0`", "--accumulate is 0: give a number of at least 1", lambda g: g.train("--accumulate", "0")),
     ("`--evaluate-every 0`", "--evaluate-every is 0: give a number of at least 1",
      lambda g: g.train("--evaluate-every", "0")),
+    ("`--processes 0`", "--processes is 0: give a number of at least 1", lambda g: g.train("--processes", "0")),
     ("`--workers -1`", "--workers is -1: give 0, or how many processes load images",
      lambda g: g.train("--workers", "-1")),
     ("`--seed -1`", "--seed is -1: give a whole number from 0 to 4294967295", lambda g: g.train("--seed", "-1")),
