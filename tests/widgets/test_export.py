@@ -126,13 +126,14 @@ def test_a_page_needs_nothing_from_elsewhere(page: tuple[Page, list[str]]) -> No
     assert page.locator(".widget-slider").count() == 0
 
 
-@pytest.mark.parametrize("name", zoo.names())
-def test_both_forms_say_the_same(name: str, browser: Browser) -> None:
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in zoo.names()), ("anchor", {"patterns": 3})])
+def test_both_forms_say_the_same(name: str, options: dict, browser: Browser) -> None:
     """In every layer, for every head and many askers, word for word: so both read the same numbers."""
     torch.manual_seed(0)
-    explorer = AttentionExplorer(zoo.build(name), IMAGE)
+    explorer = AttentionExplorer(zoo.build(name, model=replace(zoo.recipe(name).model, **options)), IMAGE)
     one, first = explorer.explored, first_state(explorer.explored)
-    states = [replace(first, layer=layer, head=head, query=one.queries[turn % 25], place=(turn % 8, turn * 5 % 8))
+    states = [replace(first, layer=layer, head=head, query=one.queries[turn * 2 % len(one.queries)],
+                      place=(turn % 8, turn * 5 % 8))
               for turn, (layer, head) in enumerate((layer, head) for layer in one.layers for head in range(9))]
     page = browser.new_page()
     page.set_content(export.live_html(as_stored(explorer), "", "live").replace(
