@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 
 from detr_mini.checkpoints import save_weights
 from detr_mini.data.loading import workers_errors
-from detr_mini.data.transforms import Batch, build_transform, collate
+from detr_mini.data.transforms import Batch, build_transform, normalise_last
 from detr_mini.decoder import DetectorOutput
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision
@@ -94,13 +95,7 @@ def fit(
     fewer or more processes run than asked for, and when the batch cannot be shared out evenly. LoadingError when a
     process that loads images was killed; OSError, naming the file, when one cannot be written.
     """
-    check_precision(precision)
-    accelerator = Accelerator(
-        mixed_precision=precision, gradient_accumulation_steps=accumulate,
-        dynamo_backend="inductor" if compiled else None,
-        cpu=not torch.accelerator.is_available(),  # or it would run alone in each of several processes on CPUs
-    )
-    check_processes(accelerator.num_processes, processes)
+    accelerator = make_accelerator(precision, accumulate, compiled, processes)
     train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
     criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), weight_decay=train.weight_decay)
@@ -165,6 +160,23 @@ class Stepper:
             rows.append(torch.stack([value.detach() for value in shown.values()]))  # (number of losses,)
         means = self.accelerator.reduce(torch.stack(rows).mean(0), "mean").tolist()
         return batch, output, {"step": step + 1} | dict(zip(shown, means, strict=True)) | {"grad_norm": float(norm)}
+
+
+def make_accelerator(precision: str, accumulate: int, compiled: bool, processes: int | None) -> Accelerator:
+    """Accelerate's view of the machine, for one training; arguments and errors as for `fit`.
+
+    Accelerate keeps the first training's precision for the whole Python process. A notebook trains more than once, so
+    what it kept is dropped; the group of processes stays.
+    """
+    check_precision(precision)
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=precision, gradient_accumulation_steps=accumulate,
+        dynamo_backend="inductor" if compiled else None,
+        cpu=not torch.accelerator.is_available(),  # or it would run alone in each of several processes on CPUs
+    )
+    check_processes(accelerator.num_processes, processes)
+    return accelerator
 
 
 def check_processes(running: int, wanted: int | None) -> None:
@@ -296,10 +308,14 @@ class Order:
 
 
 class Draws(Dataset):
-    """Items after augmentation, where the draw depends on the seed and the position alone, not on who draws it."""
+    """Items after augmentation, where the draw depends on the seed and the position alone, not on who draws it.
+
+    `collate` normalises them and makes the batch.
+    """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, seed: int) -> None:
-        self.dataset, self.transform, self.seed = dataset, build_transform(recipe.data, train=True), seed
+        self.dataset, self.seed = dataset, seed
+        self.transform, self.collate = normalise_last(build_transform(recipe.data, train=True))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -316,8 +332,9 @@ class Draws(Dataset):
 
 def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, workers: int) -> DataLoader:
     """Batches in the given order. Its own generator keeps the loader from using up the model's random numbers."""
+    draws = Draws(dataset, recipe, seed)
     return DataLoader(
-        Draws(dataset, recipe, seed), batch_sampler=order, collate_fn=collate, num_workers=workers,
+        draws, batch_sampler=order, collate_fn=draws.collate, num_workers=workers,
         generator=torch.Generator(), persistent_workers=workers > 0,
     )
 

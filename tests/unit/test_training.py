@@ -163,6 +163,14 @@ def test_callbacks_see_matches_and_losses():
     assert seen[0].output.boxes.shape == (2, 4, 6, 4)
 
 
+def test_bf16_learns_as_float32_does_and_keeps_float32_weights(tmp_path):
+    _, exact = train(None)
+    model, half = train(tmp_path / "run", precision="bf16")
+    for one, other in zip(exact.history, half.history, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.1) and other["loss"] != one["loss"]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_accumulation_uses_the_same_images():
     _, whole = train(None, recipe=tiny_recipe(steps=1))
     _, parts = train(None, recipe=tiny_recipe(steps=1), accumulate=2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,15 +56,22 @@ dist.destroy_process_group()
 """
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def written(script: str, folder: Path, **options: object) -> str:
+    """A script as a file beside its run's folder."""
+    file = folder.with_suffix(".py")
+    file.write_text(script.format(tests=str(Path(__file__).parent), folder=str(folder), **options))
+    return str(file)
+
+
 def run(script: str, folder: Path, processes: int, **options: object) -> subprocess.CompletedProcess:
     """Run a script in so many processes on this machine."""
-    file = folder.with_suffix(".py")
-    places = {"tests": str(Path(__file__).parent), "folder": str(folder)}
-    file.write_text(script.format(**places, processes=processes, **options))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), str(file)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
+    command = [sys.executable, *(launcher if processes > 1 else []),
+               written(script, folder, processes=processes, **options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=ENVIRONMENT)
 
 
 def trained(folder: Path, processes: int, lost: bool = False) -> subprocess.CompletedProcess:
@@ -103,6 +111,26 @@ def test_two_processes_end_at_the_weights_of_one(alone, tmp_path):
     same_training(alone, tmp_path / "two")
     log = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == list(range(1, 9))  # one process writes
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_machines_end_at_the_weights_of_one(alone, tmp_path):
+    """Two launchers that meet at an address, one process each: the same command on either machine."""
+    file = written(TRAIN, tmp_path / "machines", processes=2, lost=False)
+    meet = ["--nnodes", "2", "--nproc_per_node", "1", "--rdzv_backend", "c10d", "--rdzv_id", "lesson",
+            "--rdzv_endpoint", f"127.0.0.1:{free_port()}", "--local_addr", "127.0.0.1"]
+    machines = [subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *meet, file], env=ENVIRONMENT,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [machine.communicate(timeout=280) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said[0][1][-2000:]
+    assert all("processes 2 boxes 5.5" in out for out, _ in said)
+    same_training(alone, tmp_path / "machines")
 
 
 def test_a_lost_process_ends_the_run_and_another_number_goes_on(alone, tmp_path):
