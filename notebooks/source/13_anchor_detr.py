@@ -15,6 +15,7 @@
 # - count what it saves and what it costs, and read our measurements of both.
 
 # %%
+import copy
 import math
 
 import torch
@@ -91,6 +92,10 @@ def draw_places(axis, model, title):
     axis.legend(loc="lower center", ncol=3, fontsize=7, markerscale=3, handletextpad=0.1, columnspacing=1)
     return centres, sure
 
+def ap50(model):
+    """AP50 on 100 of the scenes."""
+    return dm.evaluate(model, Scenes(100, seed=HELD_OUT_SEED), recipe.data, batch_size=50).ap50
+
 # %%
 figure, axis = plots.canvas(width=4.2, height=4.0)
 places = {"detr": draw_places(axis, trained["detr"], "DETR: the five surest queries, 200 scenes")[0]}
@@ -106,16 +111,10 @@ predict("13.new", "The trained DETR gets 25 new query vectors, drawn as the old 
 # far did the vectors move in 2,500 steps of training? And what happens with vectors that the detector has never seen?
 
 # %%
-import copy
-
 torch.manual_seed(0)  # the seed of the shipped run
 start, end = (model.decoder.query_embed.weight.detach() for model in (dm.build("detr"), trained["detr"]))
 moved = (end - start).norm(dim=1).mean() / start.norm(dim=1).mean()
 print(f"the vectors moved by {moved:.0%} of their length")
-
-def ap50(model):
-    """AP50 on 100 of the scenes."""
-    return dm.evaluate(model, Scenes(100, seed=HELD_OUT_SEED), recipe.data, batch_size=50).ap50
 
 def with_vectors(vectors):
     """The trained DETR with other query vectors, (25, 128)."""
@@ -224,7 +223,6 @@ predict("13.grid", "The trained Anchor DETR gets 25 points that nobody trained: 
                    "0.96. On the grid it is ...",
         "about half of it, like DETR's", "between half and 0.8", "above 0.8")
 
-# %%
 def at_points(points):
     """The trained Anchor DETR at other points, (any number, 2)."""
     model = copy.deepcopy(trained["anchor"])
@@ -232,9 +230,9 @@ def at_points(points):
     model.decoder.recipe = replace(model.decoder.recipe, queries=len(points))
     return model
 
-def grid_of(side):
-    """side x side points, evenly from 0.22 to 0.83: (side², 2)."""
-    line = torch.linspace(0.22, 0.83, side)
+def grid_of(side, first=0.15, last=0.85):
+    """side x side points, evenly from first to last, here over the region that things live in: (side², 2)."""
+    line = torch.linspace(first, last, side)
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).flatten(0, 1)
 
 # %%
@@ -242,6 +240,7 @@ learned, ap = ap50(trained["anchor"]), {side: ap50(at_points(grid_of(side))) for
 print(f"learned points: AP50 {learned:.2f}")
 for side, value in ap.items():
     print(f"grid of {side} x {side}:   AP50 {value:.2f}")
+print(f"5 x 5 over the whole image: AP50 {ap50(at_points(grid_of(5, 0.1, 0.9))):.2f}")
 print("25 points at random, three draws:",
       ", ".join(f"{ap50(at_points(torch.rand(25, 2))):.2f}" for _ in range(3)))
 reveal("13.grid", "c" if ap[5] > 0.8 else "b", "And the number of queries is free, too.")
@@ -274,7 +273,8 @@ assert min(along) > 0.98
 
 # %% [markdown]
 # A grid that no training has seen works almost as well as the learned points. (Random points leave gaps, and what lies
-# in a gap is lost.) A query's number means nothing any more. Its point is all there is.
+# in a gap is lost. A grid over the whole image has wider gaps, and points at the border, where no thing has its middle.)
+# A query's number means nothing any more. Its point is all there is.
 #
 # One oddity: most boxes stand a little left of their points. The learned points make up for it. Why this training
 # chose to, we do not know. A point is an address, and need not be the box's middle.
@@ -478,25 +478,22 @@ with torch.no_grad():
 # its learned vectors, start both with content 0, and take the points out of the boxes. Then nothing must be left.
 
 # %%
-from detr_mini.boxes import inverse_sigmoid
 from detr_mini.decoder import Decoder
 
 decoder, detr = plain.decoder, Decoder(recipe.model).eval()  # Anchor DETR with plain attention, and the base
-detr.load_state_dict(decoder.state_dict(), strict=False)  # all layers and heads
 detr.norm = torch.nn.Identity()  # Anchor DETR has no norm in front of its heads
+torch.nn.init.normal_(decoder.box_head.layers[-1].weight, std=0.1)  # it starts at 0: too easy
+torch.nn.init.zeros_(decoder.patterns.weight)
+detr.load_state_dict(decoder.state_dict(), strict=False)  # all layers and heads
 with torch.no_grad():
-    torch.nn.init.normal_(decoder.box_head.layers[-1].weight, std=0.1)  # it starts at 0: too easy
-    detr.box_head.load_state_dict(decoder.box_head.state_dict())
-    decoder.patterns.weight.zero_()
     detr.query_embed.weight.copy_(plain.grid_position.point(decoder.points.weight))  # (25, 128)
     tokens, grid = plain.tokenize(batch.images[:8], batch.mask[:8])
     memory = plain.encoder(tokens, grid)
     ours, theirs = decoder(memory, grid), detr(memory, grid)
-moved = inverse_sigmoid(ours.boxes) - inverse_sigmoid(theirs.boxes)  # (L, B, Q, 4), in logits
-at = inverse_sigmoid(decoder.points.weight)  # (25, 2)
+moved = ours.boxes.logit() - theirs.boxes.logit()  # (L, B, Q, 4)
+points = torch.nn.functional.pad(decoder.points.weight.detach().logit(), (0, 2))  # (25, 4): x, y, 0, 0
 print("same classes:", torch.allclose(ours.logits, theirs.logits, atol=1e-4))
-by_points = torch.allclose(moved[..., :2], at.expand_as(moved[..., :2]), atol=1e-3)
-print("same boxes, but for the points:", by_points, "  same sizes:", moved[..., 2:].abs().max().item() < 1e-3)
+print("same boxes, but for the points:", torch.allclose(moved, points.expand_as(moved), atol=1e-3))
 
 # %% [markdown]
 # ## 7. What it costs
@@ -513,25 +510,22 @@ for name, count in {"dense: weights, heads · HW · HW": heads * cells * cells,
                     "RCDA: between its two steps, HW · W · d": cells * W * d}.items():
     print(f"{name:42} {count / 1e6:6.1f} million")
 
+# %%
 import json
 
 growth = json.loads((DATA / "runs/attention_growth.json").read_text())
 names = {"dense, all weights": "stored", "dense": "fused", "row-column": "RCDA"}
-rows = [row for row in growth["rows"] if row["kind"] in names]
-table = {(row["place"], names[row["kind"]], row["tokens"]): row for row in rows}
-for place in ("encoder", "decoder"):
-    for tokens in (1024, 4096, 16384):
-        print(f"{place}, {tokens:6,} cells:", end="")
-        for name in names.values():
-            row = table.get((place, name, tokens))
-            said = f"{row['seconds']:.2f} s {row['megabytes']:5,.0f} MB" if row else "not tried"
-            print(f"   {name} {said:15}", end="")
-        print()
+table = {(row["place"], row["tokens"], names[row["kind"]]): (row["seconds"], row["megabytes"])
+         for row in growth["rows"] if row["kind"] in names}
+for where in [(place, tokens) for place in ("encoder", "decoder") for tokens in (1024, 4096, 16384)]:
+    found = {name: table.get((*where, name)) for name in names.values()}
+    said = [f"{name} " + ("{:.2f} s {:5,.0f} MB".format(*pair) if pair else "not tried")
+            for name, pair in found.items()]
+    print("{}, {:6,} cells:".format(*where), "   ".join(f"{words:22}" for words in said).rstrip())
 
-encoder = {name: table["encoder", name, 4096] for name in names.values()}
-less = {name: encoder["RCDA"]["megabytes"] / encoder[name]["megabytes"] for name in ("stored", "fused")}
-print(f"memory of RCDA in the encoder, 4,096 cells: {less['stored']:.2f} times stored, {less['fused']:.1f} "
-      "times fused")
+megabytes = {name: table["encoder", 4096, name][1] for name in names.values()}
+less = {name: megabytes["RCDA"] / megabytes[name] for name in ("stored", "fused")}
+print("RCDA's memory, encoder, 4,096 cells: {stored:.2f} of stored, {fused:.1f} times fused".format(**less))
 assert less["stored"] < 0.5 and less["fused"] > 5
 
 # %% [markdown]
@@ -582,7 +576,8 @@ zoo.show_diff("anchor")
 # ## 10. Beside DETR
 #
 # One image, DETR first (2,500 steps), then Anchor DETR (1,500 steps), with the shipped weights. Click on a detection,
-# then choose a decoder layer, then a head. The cross is the query's point. Which of the two can show a diagonal?
+# then choose a decoder layer, then a head. The cross is the query's point. Which of the two can show a diagonal? Explore
+# `several` from section 4, too: there the picture also says which pattern asks.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
@@ -601,8 +596,8 @@ for name, line in measured.items():
 assert measured["anchor"]["mass"][-1] > 1.5 * measured["detr"]["mass"][-1]
 
 # %% [markdown]
-# This is the last layer. Anchor DETR looks at a few places, and most of it falls on the object. But nearly all of that is there in *another*
-# image's map, too. Notebook 10's word for it was habit. Here habit has an address: the point.
+# This is the last layer. Anchor DETR looks at a few places, and most of it falls on the object. But nearly all of that
+# is there in *another* image's map, too. Notebook 10's word for it was habit. Here habit has an address: the point.
 #
 # ## 11. Train it, and watch
 #
@@ -616,12 +611,18 @@ from detr_mini.course.live import train_live
 live = train_live("anchor", steps=400, every=50)
 
 # %%
+from statistics import median
+
 from detr_mini.course.race_table import at_step, read_runs, reached
 
 races = {name: [rows for _, rows in group] for name, group in read_runs(DATA / "runs/scenes").items()}
 print("AP50 above 0.3 at step 400:", live.curve[-1]["ap50"] > 0.3)
 print("DETR is below 0.2 at step 500, in all seeds:",
       max(at_step(rows, 500)["ap50"] for rows in races["detr"]) < 0.2)
+
+def steps_to(name, level):
+    """Training steps to a level of AP50: the middle one of three seeds."""
+    return median(reached(rows, level) for rows in races[name])
 
 # %% tags=["nbval-ignore-output"]
 seen, at, row = recorder.look(live.model, 400), 1, recording.at(400)
@@ -639,13 +640,7 @@ show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2)
 # ## 12. The paper's claims, and ours
 
 # %%
-from statistics import median
-
 from detr_mini.published import FORMS
-
-def steps_to(name, level):
-    """Training steps to a level of AP50: the middle one of three seeds."""
-    return median(reached(rows, level) for rows in races[name])
 
 times = steps_to("detr", 0.5) / steps_to("anchor", 0.5)
 own = {name: spreads(places[name])[1] for name in places}
@@ -673,6 +668,7 @@ for name in ("detr", "anchor"):
 # ## 13. Errata: paper, code, hearsay
 #
 # - **44.2 or 44.3.** The paper's abstract says 44.2 for DC5, the repository lists 44.3.
+# - **No anchor boxes.** The name invites the mix-up with notebook 04's anchors. These are points, without size or shape.
 # - **Points can leave the image.** They are learned raw, with no sigmoid, and clamped only where a logit is taken.
 #   Two of ours left, and find next to nothing there (section 3).
 # - **Padding enters the keys.** Rows and columns of padding get no weight. But the means take padded cells in. So an
