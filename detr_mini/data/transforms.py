@@ -13,9 +13,12 @@ functions move them along with it. All chance comes from torch's global generato
 before a call makes it repeatable.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,6 +31,8 @@ from detr_mini.recipes import DataRecipe
 Target = dict[str, Tensor | int]
 Step = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
+HUGE = 1 << 20  # values of 4 bytes: NumPy asks for huge pages from 4 MB on
+ALIGNED = 16  # values of 4 bytes: where PyTorch's tensors begin
 ROUNDING = 1e-2  # pixels: a box thinner than this after a crop is a rounding error, not an object
 
 
@@ -175,11 +180,17 @@ class Normalise:
 
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """image (3, H, W) uint8 -> float32; boxes in pixels -> fractions; adds target["size"] = (H, W)."""
-        height, width = image.shape[-2:]
+        return self.write(image, torch.empty(image.shape)), self.finish(target, *image.shape[-2:])
+
+    def write(self, image: Tensor, place: Tensor) -> Tensor:
+        """Fill `place` (3, H, W) float32 with the normalised colours of image (3, H, W) uint8; returns it."""
         mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]  # (3, 1, 1)
-        image = (image * (1 / (255 * std))).sub_(mean / std)  # (3, H, W), (image / 255 - mean) / std
+        return torch.mul(image, 1 / (255 * std), out=place).sub_(mean / std)  # (image / 255 - mean) / std
+
+    def finish(self, target: Target, height: int, width: int) -> Target:
+        """Boxes in pixels -> fractions of an image of this size; the size is added."""
         boxes = target["boxes"].as_subclass(Tensor) / torch.tensor([width, height, width, height])  # (M, 4)
-        return image, {**target, "boxes": xyxy_to_cxcywh(boxes), "size": torch.tensor([height, width])}
+        return {**target, "boxes": xyxy_to_cxcywh(boxes), "size": torch.tensor([height, width])}
 
 
 def build_transform(recipe: DataRecipe, train: bool) -> Steps:
@@ -241,19 +252,46 @@ class Batch:
         return Batch(self.images.pin_memory(), self.mask.pin_memory(), self.targets)
 
 
-def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
+def zeros(*shape: int) -> Tensor:
+    """A new float32 tensor of zeros, quick to fill where it is large.
+
+    PyTorch takes memory in pages of 4 kB, and the system is slow to hand out each at its first touch. NumPy asks
+    Linux for pages of 2 MB instead. The tensor begins at a multiple of 64 bytes, as PyTorch's own do.
+    """
+    length = math.prod(shape)
+    if length < HUGE:
+        return torch.zeros(shape)
+    memory = np.zeros(length + ALIGNED, dtype=np.float32)
+    start = -memory.ctypes.data % (4 * ALIGNED) // 4
+    return torch.from_numpy(memory[start : start + length]).view(shape)
+
+
+def collate(items: Sequence[tuple[Tensor, Target]], normalise: Normalise | None = None) -> Batch:
     """Pad images on the right and at the bottom with zeros to the largest height and width among them.
 
     items: (image float (3, H_i, W_i), target) each. Zero is the mean colour, since images are normalised.
+    normalise: the step that items have not been through yet; their colours then go straight into the batch.
     """
     height = max(image.shape[-2] for image, _ in items)
     width = max(image.shape[-1] for image, _ in items)
-    images = torch.zeros(len(items), 3, height, width)
+    images = zeros(len(items), 3, height, width)
     mask = torch.ones(len(items), height, width, dtype=torch.bool)
     for row, (image, _) in enumerate(items):
-        images[row, :, : image.shape[-2], : image.shape[-1]] = image
+        place = images[row, :, : image.shape[-2], : image.shape[-1]]
+        normalise.write(image, place) if normalise else place.copy_(image)
         mask[row, : image.shape[-2], : image.shape[-1]] = False
+    if normalise:
+        return Batch(images, mask, [normalise.finish(target, *image.shape[-2:]) for image, target in items])
     return Batch(images, mask, [target for _, target in items])
+
+
+def normalise_last(transform: Steps) -> tuple[Steps, Callable[[Sequence[tuple[Tensor, Target]]], Batch]]:
+    """A transform of `build_transform` without its last step, and a `collate` that does that step.
+
+    Together they give the same batches, bit for bit, without a float copy of every image.
+    """
+    *steps, last = transform.steps
+    return Steps(*steps), partial(collate, normalise=last)
 
 
 def denormalise(images: Tensor, recipe: DataRecipe) -> Tensor:
