@@ -158,7 +158,7 @@ reveal("12.after", "b" if torch.allclose(after / after.sum(), before, atol=1e-6)
 #
 # | | from | how many | range |
 # |---|---|---|---|
-# | centre | a small MLP, then sigmoid; **once**, in layer 0 | one per query | 0 to 1, times the map's size |
+# | centre | a small MLP, then sigmoid; **once**, in layer 1 | one per query | 0 to 1, times the map's size |
 # | offset | a linear layer, in every layer | one per head | any, in cells |
 # | scale | a linear layer, in every layer | two per head, x and y (*type 3*) | squared, so never negative |
 
@@ -308,8 +308,8 @@ print("the trained detector with your attention says the same: boxes",
 #
 # ## 7. Homes
 #
-# In layer 0 a query's content is 0. So the centre is made of a learned vector alone, and no image can move it. Here are
-# all 25 homes, before training and after.
+# In layer 1 a query's content is still 0. So the centre is made of a learned vector alone, and no image can move it. Here
+# are all 25 homes, before training and after.
 
 # %%
 torch.manual_seed(0)
@@ -448,8 +448,8 @@ for name, owners, attention in (("DETR", recording.owners[row, -1], recording.at
     maps[f"{name}, step 400"] = attention[at, :, owner].mean(0)
 target = dm.boxes.cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2),
-     alt="A scene with a framed thing, and two maps at step 400. DETR glows in broad patches. SMCA glows in "
-         "a few cells in and around the frame.")
+     alt="A scene with a framed thing, and two maps at step 400. DETR glows in patches all over the image. "
+         "SMCA glows in one region, in the frame and beside it.")
 theirs, ours = shared[400], shares(seen.attention[-1][:8].mean(1))
 for name, (queries, images) in {"DETR": theirs, "SMCA": ours}.items():
     print(f"{name} at step 400: two queries share {queries:.2f}, one query in two images {images:.2f}")
@@ -480,6 +480,7 @@ def curve(name, measure):
     rows = [row for row in files[name] if measure in row and row["step"] <= 400]
     return [row["step"] for row in rows], [row[measure][-1] for row in rows]
 
+# %%
 panels = [Panel(title, label, {name: curve(name, measure) for name in PARTS}) for title, label, measure in
           (("How well matched boxes fit", "IoU", "iou"),
            ("How much on the object", "mass inside the box", "mass"))]
@@ -593,12 +594,14 @@ for claim, ours in {
 # - **Width or inverse width?** The paper's formula *divides* the squared distance by s² (times a constant β). The code
 #   *multiplies* by s² and divides by 8. So a predicted size near 0 is a needle in one and flat in the other. We follow
 #   the code.
+# - **Multiplied or added?** The mechanism is often retold as multiplying attention by the Gaussian. The paper's equation and
+#   the code add log G to the scores. Section 3 has the difference.
 # - **Half a cell.** The centre is counted in cells from the image's edge; cells are numbered 0, 1, 2. So the middle of
 #   the image, 4.0 of 8, is the *number* of the cell whose middle lies at 4.5. All Gaussians sit half a cell to the right
 #   and below. Offsets can undo it.
-# - **"Dynamic."** The centre is made of layer 0's query, whose content is 0: it is the same in every image. Offsets and
-#   scales are dynamic, from layer 2 on.
-# - **No refinement.** All layers share the centre of layer 0. Every layer's box is relative to it.
+# - **"Dynamic."** The centre is made of layer 1's query (the code's layer 0), whose content is 0: it is the same in every
+#   image. Offsets and scales are dynamic, from layer 2 on.
+# - **No refinement.** All layers share that centre. Every layer's box is relative to it.
 # - **92 logits for 91 classes.** One is never a target. Our COCO recipe keeps it, our scenes do not.
 # - **The default is not the paper.** Without options the code trains type 1, one fixed width, for 300 epochs. The
 #   README's command sets type 3, 50 epochs and 300 queries.
