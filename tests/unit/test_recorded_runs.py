@@ -8,7 +8,9 @@ import pytest
 
 from detr_mini import zoo
 from detr_mini.checkpoints import read_facts
-from detr_mini.course.race_table import race_table, reached, read_runs
+from detr_mini.course.own_recipe import own_recipe
+from detr_mini.course.race_check import agreement
+from detr_mini.course.race_table import at_step, race_table, reached, read_runs
 from detr_mini.files import DATA
 
 FOLDER = DATA / "runs" / "scenes"
@@ -66,3 +68,23 @@ def test_shipped_weights_are_those_of_the_first_seed(name: str) -> None:
 def test_the_table_is_that_of_the_files() -> None:
     """Nobody has typed a number."""
     assert race_table(FOLDER) in Path(FOLDER, "README.md").read_text(encoding="utf-8")
+
+
+def test_a_second_run_lies_within_the_bands() -> None:
+    """Three detectors with a seed of their own, run later: `race --against`."""
+    words, agree = agreement(FOLDER, DATA / "runs" / "scenes_again")
+    assert agree, words
+    again = read_runs(DATA / "runs" / "scenes_again")
+    assert {"detr", "deformable", "smca"} <= set(again) and {origin["seed"] for origin, _ in again["detr"]} == {3}
+
+
+def test_own_recipes_are_those_of_the_papers_scaled() -> None:
+    """Every recorded run has the recipe that own_recipe gives; every cure gains by it, and DETR loses."""
+    own = read_runs(DATA / "runs" / "scenes_own")
+    assert len(own) >= 6
+    for name, group in own.items():
+        for origin, rows in group:
+            assert origin["recipe"]["train"] == json.loads(json.dumps(vars(own_recipe(name).train)))
+            assert origin["recipe"]["model"]["queries"] == own_recipe(name).model.queries
+            shared = statistics.median(at_step(line, 1500)["ap"] for _, line in RUNS[name])
+            assert (at_step(rows, 1500)["ap"] > shared) == (name != "detr")
