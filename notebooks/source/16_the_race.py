@@ -214,8 +214,8 @@ show(race_plots.cost_bars(columns, digits=[1, 0, 0, 0]),
 
 # %% [markdown]
 # **Operations are not time.** Deformable DETR computes least, and its step takes longer than DETR's: reading scattered
-# places is slow on a processor that likes long rows. **Operations here are not the papers' either.** We count a
-# multiplication and an addition as two; tables of GFLOPs mostly count them as one.
+# places is slow on a processor that likes long rows. (We count a multiplication
+# and an addition as two; most tables count one.)
 
 # %%
 predict("16.clock", "SAM and Anchor reach AP50 0.7 after about as many steps. On the clock, SAM is ...",
@@ -240,8 +240,7 @@ reveal("16.clock", "c" if not slower else "b" if slower == ["detr"] else "a",
        "Steps count images. Whether images or seconds are dear depends on whose bill it is.")
 
 # %% [markdown]
-# Seconds here are steps times the processor time of one step, all on one machine. So the comparison is fair. The
-# seconds themselves are those of that machine.
+# Seconds here are steps times the processor time of one step, all on one machine.
 #
 # ## 7. Where they end, and what can be told apart
 
@@ -281,7 +280,7 @@ reveal("16.fourth", "c" if outside > 0.4 else "b" if outside > 0.15 else "a",
        "Of four runs, two are the lowest and the highest. The last one is one of these every other time.")
 
 # %% [markdown]
-# So "lies within the band" is too strict a demand on somebody who repeats the race. The band must be widened: for three
+# So "lies within the band" is too strict a demand. The band must be widened: for three
 # seeds to mean ± 5.0 standard deviations, which is Student's t for so few. The check of the package does that. It
 # also lets no detector's deviation count for less than the middle one of all, since tiny ones are mostly luck.
 
@@ -705,8 +704,7 @@ for name in runs:
 # - **An own recipe, scaled, is our reading.** A quarter of the queries and three times the rate are rules, not
 #   measurements. DETR's 300 epochs with a late fall do not fit into six. Deformable's four maps do not fit into 128
 #   pixels.
-# - **Bands are of training seeds only.** Scenes, test scenes and code are the same in all runs. Other test scenes would
-#   move all detectors together.
+# - **Bands are of training seeds only.** Scenes, test scenes and code are the same in all runs.
 # - **The backbone knows these things**, so classes come free, and the race is about places. COCO's is about both.
 # - **Papers' numbers are single runs** as a rule; tables do not say how far another seed would have landed. And they
 #   count differently: queries (Anchor's 300 points are 900 queries), operations, even epochs when batches differ.
@@ -720,8 +718,8 @@ for name in runs:
 # - All six cures beat DETR by far on one recipe. Deformable starts fastest; the five others, these seeds hardly tell
 #   apart in final AP.
 # - The order of our race is not the papers'. Most of the pairs that differ are within the seeds' noise; Deformable's
-#   place is not. Refinement is not the reason; the short budget is part of it, for Anchor the
-#   recipe is, too; the small map is a suspect.
+#   place is not. Refinement is not the reason; the short budget is part of it, for Anchor the recipe is, too; the small
+#   map is a suspect.
 # - A fourth run leaves the range of three every other time. A check must widen the band, and say how.
 
 # %%
