@@ -115,7 +115,7 @@ def dilemma(
     duplicates, misses: per 100 things.
     """
     figure, (left, right) = canvas(2, width=WIDTH, height=3.0)
-    lines = (("missed", misses, VERMILLION, "-"), ("found twice or more", duplicates, BLUE, "--"))
+    lines = (("missed", misses, VERMILLION, "-"), ("duplicate boxes", duplicates, BLUE, "--"))
     for name, values, colour, style in lines:
         left.plot(thresholds, values, style, color=colour, marker="o", markersize=4, label=name)
     left.set(title="In a crowd", ylabel="per 100 things", ylim=(0, None))

@@ -20,6 +20,7 @@ from detr_mini.decoder import Decoder, DecoderLayer, Queries
 from detr_mini.positions import Grid
 
 TERMS = ("content x content", "content x position", "position x content", "position x position")
+NAMES = dict(zip(TERMS, ("content · memory", "content · place", "position · memory", "position · place"), strict=True))
 
 
 def entropy(maps: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ GROUND = torch.full((3, 128, 128), 244, dtype=torch.uint8)  # where there is no 
 
 def ties(
     image: Tensor, boxes: Tensor, wanted: Tensor, pairs: Sequence[tuple[int, int]], *,
-    names: Sequence[str] | Mapping[int, str] | None = None, colour: str | None = None, title: str = "",
-    axes: Axes | None = None,
+    names: Sequence[str] | Mapping[int, str] | None = None, things: Sequence[str] = (),
+    colour: str | Sequence[str] | None = None, title: str = "", axes: Axes | None = None,
 ) -> Figure:
     """Objects dashed, matched predictions framed, each tied to its object by a line; predictions in no pair grey.
 
     image: (3, H, W). boxes: (Q, 4), wanted: (M, 4), both normalised cxcywh. pairs: (query, object); a query or an
-    object may be in several of them, or in none. names: of the queries, by default their numbers. colour: of all
-    pairs; by default each object has its own.
+    object may be in several of them, or in none. names: of the queries, by default their numbers. things: names of
+    the objects, written below them. colour: of all pairs, or one per query; by default each object has its own.
     """
     axes = own_or(axes, 3.0, 3.0)[1]
     picture = channels_last(image)
@@ -34,20 +34,31 @@ def ties(
     scale = torch.tensor([*side, *side])
     corners, truth = cxcywh_to_xyxy(boxes) * scale, cxcywh_to_xyxy(wanted) * scale  # (Q, 4), (M, 4)
     inks = {query: colour or COLOURS[thing % len(COLOURS)] for query, thing in pairs}
+    if colour is not None and not isinstance(colour, str):
+        inks = {query: colour[query] for query in inks}
     for query, box in enumerate(corners.tolist()):
         if query not in inks:
-            left, top, right, bottom = box  # no white rim: there may be many
-            axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=GREY, lw=0.7))
+            axes.add_patch(rectangle(box, edgecolor=GREY, lw=0.7))  # no white rim: there may be many
     for box in truth.tolist():
         frame(axes, box, INK, 1.3, dashed=True)
     for query, ink in inks.items():
         frame(axes, corners[query].tolist(), ink, 1.8)
+    for box in truth.tolist():  # once more, for a perfect prediction hides its object
+        axes.add_patch(rectangle(box, edgecolor=INK, lw=1.3, linestyle=(0, (3, 2))))
+    for (left, _, _, bottom), name in zip(truth.tolist(), things, strict=False):
+        axes.text(left, bottom + 1.5, name, ha="left", va="top", fontsize=9, color=INK)
     for query, thing in pairs:
         start, end = array(boxes[query, :2]) * side, array(wanted[thing, :2]) * side
         axes.plot(*zip(start, end, strict=True), color=inks[query], linewidth=2.0, marker="o", markevery=[1], zorder=4)
     for query, ink in inks.items():
         tag(axes, array(boxes[query, :2]) * side, str(query) if names is None else names[query], ink)
     return bare(axes, title)
+
+
+def rectangle(box: Sequence[float], **look: object) -> Rectangle:
+    """A frame without a rim; box: left, top, right, bottom in pixels."""
+    left, top, right, bottom = box
+    return Rectangle((left, top), right - left, bottom - top, fill=False, **look)
 
 
 def tag(axes: Axes, place: np.ndarray, text: str, ink: str = BLUE) -> None:

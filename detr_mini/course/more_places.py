@@ -2,9 +2,9 @@
 
     python -m detr_mini.course.more_places --detectors detr smca --sides 192 --steps 4000
 
-The course's scenes are 128 pixels wide: 8 x 8 places for attention. Here they are 96 (6 x 6) or 192 pixels wide (12 x 12),
-and hold as many things of as many pixels. So a thing covers another part of the picture, and nothing else changes:
-detector, loss, rate, batch. `python -m detr_mini.course.why_slow` is the same training at 128.
+The course's scenes are 128 pixels wide: 8 x 8 places for attention. Here they are 96 (6 x 6) or 192 pixels wide
+(12 x 12), and hold as many things of as many pixels. So a thing covers another part of the picture, and nothing else
+changes: detector, loss, rate, batch. `python -m detr_mini.course.why_slow` is the same training at 128.
 
 A run leaves DETECTOR-SIDE.jsonl under data/runs/more_places: provenance first, then one line per look at 200 held-out
 scenes, with the measures of looking.py. A run whose file is there is not repeated.

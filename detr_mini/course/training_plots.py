@@ -229,19 +229,21 @@ def looks(
     return figure
 
 
-def gaze(places: Tensor, *, title: str = "") -> Figure:
-    """Where each head looks on average, around a box of any size: one numbered disc per head.
+def gaze(offsets: Tensor) -> Figure:
+    """Where each head looks, around a box of any size: a panel per head, a pale dot per query, a cross at the mean.
 
-    places: (heads, 2) as (x, y) from the box's centre, in widths and heights of the box; (0.5, 0) is its right side.
+    offsets: (N, heads, 2) as (x, y) from the box's centre, in widths and heights of the box; (0.5, 0) is its right
+    side.
     """
-    figure, axes = canvas(width=3.6, height=3.4)
-    frame(axes, (-0.5, -0.5, 0.5, 0.5), ORANGE)
-    axes.plot(0, 0, "+", color=GREY, markersize=10)
-    for head, (x, y) in enumerate(places.tolist()):
-        axes.plot(x, y, "o", color=BLUE, markersize=15, alpha=0.85)
-        axes.text(x, y, str(head), color="white", ha="center", va="center", fontsize=9, weight="bold")
-    axes.set(xlim=(-0.8, 0.8), ylim=(0.8, -0.8), aspect="equal", title=title,
-             xlabel="widths of the box, from its centre", ylabel="heights of the box")
+    heads = offsets.shape[1]
+    rows = -(-heads // 4)
+    figure, axes = canvas(4, rows, height=1.8 * rows)
+    for head, place in enumerate(axes[:heads]):
+        frame(place, (-0.5, -0.5, 0.5, 0.5), ORANGE)
+        place.scatter(*offsets[:, head].T.tolist(), s=4, color=BLUE, alpha=0.25, linewidths=0)
+        place.plot(*offsets[:, head].mean(0).tolist(), "+", color=INK, markersize=11, markeredgewidth=2)
+        place.set(xlim=(-1.5, 1.5), ylim=(1.5, -1.5), aspect="equal", xticks=[], yticks=[])
+        place.set_title(f"head {head}", fontsize=10)
     return figure
 
 

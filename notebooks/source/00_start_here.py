@@ -175,7 +175,7 @@ OrderExplorer(picture, boxes, names, Listing(order=4))
 #
 # ## 4. The question of this course
 #
-# DETR was elegant, and it was slow. These are the figures that its paper and its successors' papers report: how often
+# DETR was elegant, and it was slow. These figures its authors report, and those of its successors: how often
 # a detector had to see the whole COCO data set, and which average precision (AP) it reached. More AP is better.
 
 # %%
@@ -207,7 +207,8 @@ show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP
 course_map()
 
 # %% [markdown]
-# The numbers in the black tags are notebooks. Below is the way through them; filled stations can be read now.
+# The numbers in the black tags are notebooks. The line under the map is the way through them; filled stations can be read
+# now. The table lists the same, with times.
 
 # %%
 show_syllabus()
@@ -227,8 +228,8 @@ show_syllabus()
 #
 # ### The largest box (`00.largest`)
 #
-# *Warm-up, 3 minutes.* Which of the boxes has the largest area? Fill in the function. Then run the cell, and run the
-# check below it.
+# *Warm-up, 3 minutes.* Which of the boxes has the largest area? They come as a tensor, (M, 4): M boxes, four numbers
+# each. Return an int. Fill in the function, run the cell, and run the check below it.
 
 # %% tags=["exercise"]
 def largest(boxes):

@@ -463,7 +463,8 @@ print("recorded weights agree:", torch.allclose(by_hand.weights[:, None], trace[
 from detr_mini.data.scenes import CLASSES, draw_scene
 
 picture, labels, boxes = draw_scene(seed=0, index=12)  # (128, 128, 3), boxes: left, top, width, height
-places = torch.tensor(picture / 255).float().reshape(16, 8, 16, 8, 3).mean(dim=(1, 3))  # (16, 16, 3)
+blocks = torch.tensor(picture / 255).float().reshape(16, 8, 16, 8, 3)  # 16 x 16 blocks of 8 x 8 pixels
+places = blocks.mean(dim=(1, 3))  # (16, 16, 3), each block's mean colour
 colours = places.flatten(0, 1)  # (256, 3) red, green, blue
 keys_of_picture = colours - colours.mean(dim=0)  # (256, 3)
 
@@ -650,7 +651,7 @@ check("01.gradient", score_gradient)
 # - **Average** the values with these weights.
 # - A longer query asks more sharply. A zero query takes everything alike.
 # - Hide a key with minus infinity, before the softmax.
-# - Gradients reach query, keys and values, each by its weight.
+# - Gradients reach query, keys and values. A place that is hardly looked at hardly learns.
 
 # %%
 quiz("01")

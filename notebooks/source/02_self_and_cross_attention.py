@@ -184,7 +184,8 @@ tokens, W, U = torch.randn(1000, 2, 8), torch.randn(1000, 8, 8), torch.randn(100
 print("two matrices:", mutual(U, W, tokens), "of 1000")
 print("one matrix:  ", mutual(W, W, tokens), "of 1000")
 reveal("02.mutual", "c" if mutual(W, W, tokens) == 0 else "b" if mutual(W, W, tokens) < 150 else "a",
-       "|Wa|² + |Wb|² - 2 Wa·Wb = |Wa - Wb|², and a square is never negative.")
+       "Call the two a and b. Then Wa·Wb > |Wa|² and Wa·Wb > |Wb|². Add: 0 > |Wa|² + |Wb|² - 2 Wa·Wb. "
+       "But that is |Wa - Wb|², and a square is never negative.")
 
 # %% [markdown]
 # With one matrix for both, one cannot ask freely for something unlike oneself. A left edge could not look for its right
@@ -230,8 +231,8 @@ print("each line is worse than the one above:", list(errors.values()) == sorted(
 
 # %% [markdown]
 # Each line is the best of three tries, for now and then a bad start spoils one, with three matrices too. (Always saying 0
-# has an error of 0.333.) Nothing shared is best. W_q = W_v does little harm in this game. The other two pairs do
-# not learn it, and one matrix for everything is the worst. Remember the reasons:
+# has an error of 0.333.) Nothing shared is best. W_q = W_v does little harm in this game. W_k = W_v
+# learns it only in part, W_q = W_k still less, and one matrix for everything is the worst. Remember the reasons:
 #
 # | shared | what is lost |
 # |---|---|
@@ -279,7 +280,7 @@ reveal("02.shape", {(2, 1): "a", (4, 1): "b", (2, 4): "c"}[tuple(answers.shape)]
 
 # %% [markdown]
 # **Who asks decides how many answers there are.** Let the friends ask the children instead, and there are four answers.
-# In DETR, 100 object queries ask some 850 places and there are 100 boxes. Swap the two, and each place would ask the
+# In DETR, 100 object queries ask some 850 places (a photograph in cells of 32 pixels) and there are 100 boxes. Swap the two, and each place would ask the
 # queries: 850 answers, to another question. (A widely read blog post swaps them; notebook 06 comes back to it.)
 #
 # Also note that a and b need not have the same width, nor be the same kind of thing. They only have to meet in the width

@@ -225,7 +225,7 @@ for name, dots in [("both", both), ("sines only", sines_only)]:
 # fixed factor.
 #
 # Vaswani et al. (2017) let the hands' wavelengths grow from 2π to 2π · 10,000. The 10,000 is called the
-# **temperature** in DETR's code. For width 4 there are two hands; with temperature 100 they turn by 1 and by 1/10.
+# **temperature** in DETR's code. (Notebook 01's temperature was something else.) For width 4 there are two hands; with temperature 100 they turn by 1 and by 1/10.
 
 # %%
 def sine_code(n, width, temperature):
@@ -474,8 +474,9 @@ changes = not torch.allclose(answer(3, True), answer(12, True), atol=1e-4)
 reveal("03.value", "b" if changes else "a", "The car comes home with the street's name glued to it.")
 
 # %% [markdown]
-# Without p in v, content stays content. And still DETR's answers know where things are: the *attention* is steered by
-# places, layer after layer, and each layer gets fresh addresses. (A Transformer for text usually adds p once, at the
+# So how do DETR's answers know where things are? No address is added to what a token keeps. But *which* values it
+# averages depends on addresses: what it has collected tells, after some layers, where it stood. Notebook 10 reads places
+# off such tokens, nearly without error. And each layer gets fresh addresses. (A Transformer for text usually adds p once, at the
 # start. Then it is in v, too, and it works. It is a choice, and not a law.)
 #
 # Adding has a price that you should know. A score falls into four parts:
@@ -522,7 +523,7 @@ print("both shuffled together:         same vectors?",
 # %% [markdown]
 # Now a shuffled picture is another picture. And if each token takes its address along, nothing changes: the order of the
 # *list* still means nothing, and all that is known about places is in the addresses. So tokens need not lie on a grid at
-# all. Notebook 19 uses that.
+# all. Notebook 19 will use that.
 #
 # ## 11. Explore
 #
@@ -628,7 +629,7 @@ check("03.distance", dot_of_offset)
 # - **Padding** has addresses as well. They are useless, and the mask hides them (notebook 02).
 # - **A table ends.** The learned code has 50 rows and 50 columns, in DETR's code and here.
 # - Our lamps are a ring of eight. They show *that* addresses are needed, and not which ones are best for detection.
-#   Notebook 17 measures that.
+#   Notebook 17 will measure that.
 #
 # ## Recap
 #

@@ -164,8 +164,8 @@ def giou_by_hand(a, b):
     """IoU minus the empty part of the hull: from -1 to 1."""
     low, high = torch.minimum(a[:2], b[:2]), torch.maximum(a[2:], b[2:])  # (2,), (2,) corners of the hull
     hull, ratio = (high - low).prod(), iou_by_hand(a, b)
-    areas = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()
-    union = areas / (1 + ratio)  # since ratio = shared / union and areas = union + shared
+    shared = (torch.minimum(a[2:], b[2:]) - torch.maximum(a[:2], b[:2])).clamp(min=0).prod()
+    union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - shared
     return ratio - (hull - union) / hull
 
 print(f"hull 8 x 6 = 48, covered 36, empty 12:  GIoU = {4 / 36:.3f} - {12 / 48:.3f} = {4 / 36 - 12 / 48:.3f}")
@@ -254,7 +254,8 @@ for name, ours, theirs in [("IoU", pairwise_iou, torchvision.ops.box_iou),
 # ## 4. Explore
 #
 # Drag the boxes with the mouse, by the inside or by the lower right corner. Or use Tab and the arrow keys on the sliders. The
-# bars say how each number of the moved box *wants* to change; the red arrow is x and y together. Find out:
+# bars say how each number of the moved box *wants* to change; the red arrow is x and y together, the blue
+# triangles are width and height. Find out:
 #
 # 1. Pull the boxes apart. Which column of bars goes to zero?
 # 2. Make the moved box small and put it inside the target. Do IoU and GIoU differ there? What do they want?
@@ -473,7 +474,7 @@ show(box_plots.dense_losses(history),
 assert history[-1]["loss_giou"] < 0.5 * history[0]["loss_giou"]
 
 # %% [markdown]
-# All three fall from the first step on. Remember this picture when you see DETR's loss in notebook 09.
+# (Pale: each step. Dark: a running mean.) All three fall from the first step on. Remember this picture when you see DETR's loss in notebook 09.
 #
 # ## 9. What comes out
 #
@@ -505,7 +506,8 @@ print(f"AP {raw.ap:.2f}, AP50 {raw.ap50:.2f}")
 
 # %%
 reveal("04.twice", "b" if 1.8 <= per_thing_found <= 9 else "c" if per_thing_found > 9 else "a",
-       "Several guesses were taught to answer for each thing, and they all do.")
+       "Several guesses were taught to answer for each thing, and they all do. So do neighbours: nobody "
+       "told them not to.")
 
 # %% [markdown]
 # The boxes are good. But each thing is found several times, and COCO's rules count one of them as right and all others

@@ -322,6 +322,9 @@ print("weights", tuple(weights.shape), "= images, heads, tokens that ask, tokens
 # Why not to the values? Queries and keys decide **who is found**, and for that, places matter. Values are **what is
 # collected**: colours, shapes, parts. With positions in them, a token would collect a mixture of addresses.
 #
+# Do tokens know nothing of places, then? They do. Whoever looked to the left has collected what is on the left. So the
+# content itself comes to tell where a token stands. Notebook 10 measures how well.
+#
 # It also means that positions are only lent: they are never added to what a token keeps. So DETR adds them again *in
 # every layer*, where the first Transformer added them once, at the input.
 #
@@ -447,7 +450,7 @@ show(looks(image, maps[cells], list(spots), dots=dots),
          "around itself and at a cat.")
 
 # %% [markdown]
-# It looks as if each thing looked at itself first, and then at others of its kind. A nice picture proves nothing, so let
+# It looks as if places on things looked at things, the upper cat mostly at itself. A nice picture proves nothing, so let
 # us count, over 150 held-out scenes. For each thing: how much attention do its places give to that same thing, and how
 # much would they give it if they looked at everything alike? The second number is simply its part of all places.
 

@@ -91,9 +91,11 @@ chances = torch.tensor([[0.20, 0.70, 0.10],  # A says fish
                         [0.10, 0.50, 0.40]])  # C says fish, not quite sure
 
 # %%
-figure = matching_plots.ties(matching_plots.GROUND, boxes, wanted, [(0, 0), (1, 0), (2, 1)], names=names)
+inks = [plots.BLUE, plots.ORANGE, plots.GREEN]  # a colour for each prediction
+figure = matching_plots.ties(matching_plots.GROUND, boxes, wanted, [(0, 0), (1, 0), (2, 1)],
+                             names=names, things=things, colour=inks)
 show(figure, alt="Two dashed objects on grey ground: the cup, upper left, and the fish, lower right. "
-                 "Predictions A and B lie on the cup, B a little to its right. C lies on the fish, a little "
+                 "Prediction A lies exactly on the cup, B a little to its right. C lies on the fish, a little "
                  "to the left.")
 predict("07.owner",
         "A has the perfect box and says fish. B is a little off and says cup. Who will own the cup?",
@@ -229,7 +231,8 @@ for name, pairs in (("greedy", by_greedy), ("the other way", by_trying)):
 
 figure, panels = plots.canvas(2, height=1.9)
 for axes, name, pairs in zip(panels, ("greedy", "the other way"), (by_greedy, by_trying)):
-    matching_plots.ties(matching_plots.GROUND[:, :56], two, pair, pairs, names="AB", axes=axes, title=name)
+    matching_plots.ties(matching_plots.GROUND[:, :56], two, pair, pairs, names="AB", axes=axes, title=name,
+                        colour=[plots.BLUE, plots.ORANGE])
 show(figure, alt="Two pictures of the same two things and two predictions. Greedy: A goes to the left thing, "
                  "and B, at the far left, is tied right across it to the right thing; 0.57. The other way: A "
                  "to the right thing, B to the left one; 0.33.")
@@ -474,8 +477,8 @@ for layer in range(3):
 
 # %% [markdown]
 # Each layer is matched on its own, so owners may change on the way. Grey boxes are queries without an object. Some of
-# them lie on things just as well as the owners do! How often do owners change? After that comes the question that this
-# notebook has been heading for.
+# them lie on things just as well as the owners do! How often do owners change? And then: does the Hungarian algorithm gain
+# anything over greedy here?
 
 # %%
 for layer in (0, 1):
@@ -586,7 +589,7 @@ print(f"One to one:  {objects} pairs, and 0 objects have none.")
 # that somebody else has the thing already. That is why queries talk to each other, and why DETR, once it has learned to
 # obey, needs no NMS. (Ours has not yet: notebook 06.)
 #
-# The price is on the right, too: one lesson per object and layer, where the left has three or four. Notebook 18 returns
+# The price is on the right, too: one lesson per object and layer, where the left has three or four. Notebook 18 will return
 # to that.
 #
 # ## 13. Explore

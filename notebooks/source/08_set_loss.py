@@ -138,7 +138,8 @@ print(f"PyTorch says the same: {F.cross_entropy(chances.log(), classes, torch.te
 # ## 4. The focal form: no class for nothing
 #
 # Later detectors, and ours on scenes, ask differently. Each query answers C yes-no questions: *a fish? a tree? ...* each
-# with its own sigmoid. *No object* is ten times no, and needs no class. But now the silence is overwhelming:
+# with its own sigmoid. *No object* is ten times no, and needs no class. But now the silence is overwhelming, as
+# in notebook 04:
 
 # %%
 queries, classes_in_all, objects = 25, 10, 3
@@ -555,8 +556,8 @@ print("no query without an object pays for its box:",
       not bill[[q for q in range(25) if q not in owner], 1:].any())
 
 # %% [markdown]
-# A query without an object pays for its words and never for its box. Its box may lie anywhere. That is why boxes of unmatched queries
-# look so careless when one draws them all.
+# A query without an object pays for its words and never for its box. Its box may lie anywhere: on a thing that another query owns,
+# or on nothing.
 #
 # ## 10. One box loss alone, in a real head
 #

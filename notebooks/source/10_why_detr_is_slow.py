@@ -101,22 +101,8 @@ print("gradient of each score:", [round(g, 3) for g in scores.grad.tolist()])
 
 # %% [markdown]
 # The query receives the mean of the image, whatever it asked. And the answer it gives is blamed on **all** places
-# alike: each value gets 1/4 of the gradient. The scores get a gradient of 1/4 times (value − mean). With more
-# places there is less for each.
-
-# %%
-for height, width in [(2, 2), (8, 8), (25, 38)]:
-    n = height * width
-    torch.manual_seed(0)
-    values = torch.randn(n, 1)  # (n, 1)
-    scores = torch.zeros(n, requires_grad=True)
-    (scores.softmax(0) @ values).sum().backward()
-    print(f"{height:2} x {width:2} places: a value gets {1 / n:.5f}, a score about "
-          f"{scores.grad.abs().mean():.5f}")
-
-# %% [markdown]
-# 8 x 8 are our scenes, 25 x 38 a wide COCO image for DETR. This is the argument in Deformable DETR's section 3:
-# about 1/N everywhere, so the gradient hardly says which place was the useful one.
+# alike: each value gets 1/4 of the gradient, each score 1/4 times (value − mean). Our scenes have 64 places, a wide COCO
+# image 950, so there is less for each (Deformable DETR, section 3).
 #
 # Is our untrained DETR like that? We take what each head collects, and compare it with the mean of the values.
 
@@ -145,6 +131,32 @@ for name, model in {"untrained": untrained, "trained": trained}.items():
 
 # %% [markdown]
 # Untrained, every query is handed the same average image. Twenty-five queries, one answer: that is act one.
+#
+# Which parts of it learn first? The optimizer, Adam, makes up for short gradients. But a step averages over images, and
+# what they disagree about is lost. So take one image at a time: how much of its gradient survives the mean of 32?
+# (Of random directions, 1/√32 = 0.18.)
+
+# %%
+def gradients(model, names, images=32):
+    """Of each weight, its gradient for one image at a time: name -> (images, numbers)."""
+    criterion, weights = dm.SetCriterion(recipe.loss, 10, "focal"), dict(model.named_parameters())
+    found = {name: [] for name in names}
+    for i in range(images):
+        model.zero_grad()
+        output = model(batch.images[i: i + 1], batch.mask[i: i + 1])
+        criterion.total(criterion(output, batch.targets[i: i + 1])).backward()
+        for name, kept in found.items():
+            kept.append(weights[name].grad.flatten().clone())
+    return {name: torch.stack(kept) for name, kept in found.items()}
+
+parts = "box_head.layers.2", "layers.2.cross_attention.value", "layers.2.cross_attention.query"
+for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in parts]).items():
+    length, left = each.norm(dim=1).mean(), each.mean(dim=0).norm()
+    print(f"{name:45} length {length:4.1f}, of which survives {left / length:.0%}")
+
+# %% [markdown]
+# On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they hardly do, because the
+# object is somewhere else each time. So boxes are learned first, blindly.
 #
 # ## 3. Instrument one: how wide?
 #
@@ -221,12 +233,26 @@ for step in (0, 100, 400, 1000, 2500):
 reveal("10.mass", "b" if abs(mass[100] - uniform) < 0.03 else "a",
        "The boxes improved without anyone looking.")
 
+# %%
+from scipy.optimize import linear_sum_assignment
+
+row, sides = torch.linspace(0.2, 0.8, 5), torch.cat([t["boxes"] for t in batch.targets])[:, 2:].mean(0)
+fan = torch.cat([torch.cartesian_prod(row, row), sides.expand(25, 2)], dim=1)  # (25, 4), typical boxes on a grid
+fits = []
+for target in batch.targets:
+    corners = dm.boxes.cxcywh_to_xyxy(target["boxes"])  # (M, 4)
+    overlap = dm.boxes.pairwise_iou(dm.boxes.cxcywh_to_xyxy(fan), corners)  # (25, M)
+    fits.append(overlap[linear_sum_assignment(-overlap)])
+print(f"25 fixed boxes, the same in every image, matched: IoU {torch.cat(fits).mean():.2f}")
+print(f"DETR's boxes at step 400: IoU {dict(zip(*history(detr, 'iou')))[400]:.2f}")
+
 # %% [markdown]
-# - **Until step 400, mass stays at chance.** Boxes got far better meanwhile. Acts one and two need no looking.
+# - **Until step 400, mass stays at chance.** Boxes got far better meanwhile: act two's fan, matched, explains where both
+#   curves of section 1 rest. Acts one and two need no looking.
 # - **Entropy falls earlier than mass rises.** Attention becomes choosy first, and finds the objects later. So low
 #   entropy alone proves nothing.
-# - **SMCA starts ahead.** Its Gaussians are narrower than the image from step 0. That is a gift, not learned. And its
-#   mass rises from step 50 on, where DETR's needs 400 steps to begin.
+# - **SMCA starts ahead** (it was recorded for 1,000 steps). Its Gaussians are narrower than the image from step 0. That is
+#   a gift, not learned. And its mass rises from step 50 on, where DETR's needs 400 steps to begin.
 #
 # ### A control: looking, or habit?
 #
@@ -258,7 +284,7 @@ reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0
 
 # %% [markdown]
 # Each query has a **home region**, the same in every image, and most of the rise is this region
-# becoming smaller. Here is query 5 in two images. Framed is the box that it says at that step; each map has its own scale.
+# becoming smaller. SMCA's, too. Here is query 5 in two images. Framed is the box that it says at that step; each map has its own scale.
 
 # %%
 from detr_mini.course.recorder import load_recording
@@ -270,7 +296,8 @@ for number in (0, 1):
     corners = dm.boxes.cxcywh_to_xyxy(recording.boxes[rows, -1, number, query].float()) * 128  # (5, 4)
     show(looks(recording.images[number], maps, [f"step {step:,}" for step in steps], boxes=corners),
          alt="A scene with five boxes of one query, and its map at five steps. At step 0 the map covers the whole "
-             "image. It shrinks to a few cells below the middle, in both scenes at about the same place.")
+             "image. It shrinks to a few cells: left of and below the middle in the first scene, below it in the "
+             "second.")
 
 # %% [markdown]
 # At step 100 the box has moved, and the map is still everywhere; from 400 on a home shows. What answers to the image is
@@ -389,7 +416,7 @@ assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 # `listen` hears what cross-attention was given; `score_terms` splits every score. Do the four add up to the attention?
 
 # %%
-from detr_mini.course.looking import TERMS
+from detr_mini.course.looking import NAMES, TERMS
 
 def terms_of(model, images):
     """Per layer: the four terms, each (B, heads, Q, HW), and the recorded weights."""
@@ -408,7 +435,7 @@ for number, (terms, weights) in enumerate(terms_of(trained, 50), start=1):
 # first.
 
 # %%
-names = [name.replace("content x", "content x\n").replace("position x", "position x\n") for name in TERMS]
+names = [name.replace("· ", "·\n") for name in NAMES.values()]
 rows = [f"layer {n}" for n in (1, 2, 3)]
 figure, axes = plots.canvas(2, height=2.7)
 for place, (title, model) in zip(axes, {"untrained": untrained, "trained": trained}.items()):
@@ -417,13 +444,12 @@ for place, (title, model) in zip(axes, {"untrained": untrained, "trained": train
     plots.matrix(spreads, rows, names, title=title, top=3.5, axes=place)
     place.tick_params(axis="x", labelsize=7.5)
 show(figure, alt="Two tables of standard deviations, three layers by four terms. Untrained: at most 0.25. "
-                 "Trained: position x content is largest in layer 1 with 3.4, content x content in layers 2 "
-                 "and 3 with 2.5 and 2.9; the two terms with the image's position stay under 1.")
+                 "Trained: position · memory is largest in layer 1 with 3.4, content · memory in layers 2 "
+                 "and 3 with 2.5 and 2.9; the two terms with the place stay under 1.")
 assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
 
 # %% [markdown]
-# The image's *addresses*, which notebook 03 made so much of, matter least. Both strong terms meet the image's
-# **content**. Remove one term at a time and count.
+# The image's *addresses* matter least here, in the trained decoder. Both strong terms meet the image's **content**. Remove one term at a time and count.
 
 # %%
 small_set = Scenes(100, seed=HELD_OUT_SEED)
@@ -441,12 +467,13 @@ def ap_without(term):
 
 ap = {term: ap_without(term) for term in (None, *TERMS)}
 for term, value in ap.items():
-    print(f"without {term or 'nothing':20} AP50 {value:.2f}")
+    print(f"without {NAMES.get(term, 'nothing'):20} AP50 {value:.2f}")
 assert ap["position x position"] > 0.9 * ap[None] and ap["position x content"] < 0.5 * ap[None]
 
 # %% [markdown]
-# Address against address can go, almost free of charge. But then, how does a query know *where* anything is? From the
-# content: the encoder adds addresses again and again, and memory soaks them up. A linear readout shows it.
+# Address against address can go, almost free of charge. But then, how does a query know *where* anything is? No address
+# is ever added to what a token keeps. But the encoder has used addresses to decide who looks where, and what a token
+# collected tells where it stands. A linear readout shows how well.
 
 # %%
 cell = (torch.arange(8) + 0.5) / 8
@@ -467,11 +494,11 @@ with torch.no_grad():
 
 # %% [markdown]
 # Content carries the position. This is Conditional DETR's complaint: content must do two jobs, say what a thing is
-# *and* where its sides are, and it takes long to become that good. Its cure makes position speak for itself. SAM-DETR
+# *and* where its sides are. (How long it takes to become that good, we have not measured.) Its cure makes position speak for itself. SAM-DETR
 # stresses the other half: query content and image content come from different layers, so at first their products mean
 # nothing. Its cure makes queries out of image features.
 #
-# ## 8. What good attention would be: a soft RoIAlign
+# ## 8. What two-stage detectors have: a soft RoIAlign
 #
 # Two-stage detectors never search. They cut out the box: **RoIAlign** averages the feature map inside it (He et al.,
 # Mask R-CNN). An average has weights. So RoIAlign is an attention map that nobody had to learn. Which scores would give
@@ -533,9 +560,9 @@ print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6),
       "  the others look elsewhere:", int((each < 0.45).sum()))
 
 # %% [markdown]
-# One head, number 6, has become a soft RoIAlign on average. (Head 1 fits the second scene better.) The
-# others look elsewhere, four of them towards the sides of the box, as notebook 09 drew, and as the cut of
-# section 5 explains. It took 2,500 steps.
+# One head, number 6, has become a soft RoIAlign on average. (Head 1 fits the second scene better.) The others look
+# elsewhere, often past the border, as notebook 09 drew; the cut of section 5 showed that boxes need it. It took 2,500
+# steps.
 #
 # ## 9. Aligned by construction
 #
@@ -603,7 +630,8 @@ assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 an
 # Eight held-out scenes, the last decoder layer, the mean of its heads. Move the sliders, with the mouse or with Tab and
 # the arrow keys. Find out:
 #
-# 1. When does query 3 stop looking everywhere? Compare the words below the picture at steps 0, 400 and 2,500.
+# 1. When does query 3 stop looking everywhere? Compare the words below the picture at steps 0, 400 and 2,500. (They count
+#    the places of the heads' mean map, which is wider than one head's.)
 # 2. Stay at the last step and move the image slider. Does the query keep to its home region?
 # 3. Give it `load_recording(RUNS / "smca.safetensors")` instead. What is different at step 0?
 

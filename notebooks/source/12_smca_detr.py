@@ -93,7 +93,7 @@ predict("12.after", "A map of attention (after the softmax) is multiplied by a G
         "nothing at all", "only the sum of the weights", "which places win")
 predict("12.who", "In the trained SMCA a score is dot product plus log G. Leave out one of the two. Without "
         "which are things still found?", "without the Gaussian", "without the dot product",
-        "without neither: it needs both")
+        "in neither case: it needs both")
 
 # %% [markdown]
 # ## 3. A Gaussian on a 6 x 6 map
@@ -112,7 +112,7 @@ show(plots.matrix(log_g.exp(), title="Gaussian G", row_name="row", column_name="
 
 # %% [markdown]
 # The 8 is a constant of the authors' code. So exp(−s² d² / 8) has a standard deviation of 2 / s cells. **A larger scale
-# makes it narrower.**
+# makes it narrower.** (Cells are 0, 1, 2, ... here, without notebook 11's half; see section 16.)
 #
 # Now there are two cups in the image. The scores of the dot product like both, and the far one a little more.
 
@@ -147,8 +147,8 @@ reveal("12.after", "b" if torch.allclose(after / after.sum(), before, atol=1e-6)
 # %% [markdown]
 # - **Multiplied after**, the winners are the same, but the weights no longer sum to 1. A query far from its object
 #   collects *less of everything*. Divided by the sum, it is the same map: e to the power of (a + log b) is e^a · b.
-# - **G added without the logarithm** hardly does anything. G lies between 0 and 1, so no place can lose more than a
-#   factor e.
+# - **G added without the logarithm** is weak. G lies between 0 and 1, so no place can lose more than a factor e, however
+#   far away it is: the far cup keeps 0.30.
 #
 # And log G needs no exp at all: it is the parabola we began with. Computed as log(exp(...)) it would be log 0 far away.
 #
@@ -160,7 +160,7 @@ reveal("12.after", "b" if torch.allclose(after / after.sum(), before, atol=1e-6)
 # |---|---|---|---|
 # | centre | a small MLP, then sigmoid; **once**, in layer 1 | one per query | 0 to 1, times the map's size |
 # | offset | a linear layer, in every layer | one per head | any, in cells |
-# | scale | a linear layer, in every layer | two per head, x and y (*type 3*) | squared, so never negative |
+# | scale | a linear layer, in every layer | two per head, x and y | squared, so never negative |
 
 # %%
 torch.manual_seed(4)
@@ -327,7 +327,7 @@ show(figure, alt="A pale scene twice, with 25 dots. Untrained, most of them crow
                  "Trained, they are spread over the whole image, and keep clear of its border.")
 
 # %% [markdown]
-# They keep clear of the border, where no object has its centre. These are anchors, as in notebook 04, but learned ones.
+# They keep clear of the border, where no object has its centre. Like notebook 04's anchors, but learned, and without a size.
 #
 # Offsets and scales of layers 2 and 3 come from a query that has seen the image already. Do they follow it? Notebook
 # 10's control tells: the map in this image, against the same query's map of another image. First for the Gaussian alone,
@@ -371,8 +371,8 @@ from detr_mini.course.smca_playground import SmcaPlayground
 SmcaPlayground()
 
 # %% [markdown]
-# A home is two numbers. Move them, and the query becomes that place's query. Whatever it learned is not bound to where
-# it lived.
+# A home is two numbers. Move them, and the query becomes that place's query. Notebook 11 measured this for
+# Deformable DETR; here, see for yourself.
 #
 # ## 9. Who does the looking?
 #
@@ -395,8 +395,8 @@ reveal("12.who", "b" if ap["without the dot product"] > 0.7 else "c",
 
 # %% [markdown]
 # A surprise. Queries and keys could go, and almost nothing would be lost. What SMCA learned on scenes is close to a fixed
-# window per query and head. What is in the window tells the rest: the **values** carry class and place, because the
-# encoder has put both in (notebook 10, section 7).
+# window per query and head. What is in the window tells the rest: the **values** carry the class, from the backbone, and the
+# place, from the encoder (notebook 10 measured that, for DETR).
 #
 # Three cautions. The detector was *trained* with both; without the Gaussian it is a broken
 # detector, not a DETR. Our windows are
@@ -408,8 +408,8 @@ reveal("12.who", "b" if ap["without the dot product"] > 0.7 else "c",
 zoo.show_diff("smca")
 
 # %% [markdown]
-# Not changed: backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses, the loop. Three of
-# the decoder's five seams. New weights: one MLP, and in each decoder layer a norm and two small linear layers.
+# Not changed: backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses (on scenes), the loop. Three of
+# the decoder's five seams.
 #
 # ## 11. Beside DETR
 #
@@ -449,7 +449,7 @@ for name, owners, attention in (("DETR", recording.owners[row, -1], recording.at
 target = dm.boxes.cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2),
      alt="A scene with a framed thing, and two maps at step 400. DETR glows in patches all over the image. "
-         "SMCA glows in one region, in the frame and beside it.")
+         "SMCA glows in one region, most brightly beside the frame.")
 theirs, ours = shared[400], shares(seen.attention[-1][:8].mean(1))
 for name, (queries, images) in {"DETR": theirs, "SMCA": ours}.items():
     print(f"{name} at step 400: two queries share {queries:.2f}, one query in two images {images:.2f}")
@@ -486,8 +486,8 @@ panels = [Panel(title, label, {name: curve(name, measure) for name in PARTS}) fo
            ("How much on the object", "mass inside the box", "mass"))]
 show(looking_plots.histories(panels, height=2.8),
      alt="Four trainings up to step 400. IoU: boxes alone and both rise from 0.36 to 0.57 by step 50; DETR "
-         "and the Gaussian alone start at 0.16 and get near that by step 150. Then both climb to 0.68, the "
-         "Gaussian alone to 0.64, the others stay near 0.57. Mass: both 0.40, the Gaussian alone 0.30, boxes "
+         "and the Gaussian alone start at 0.16 and get near that by step 150. Then SMCA with both climbs to "
+         "0.68, the Gaussian alone to 0.64, the others stay near 0.57. Mass: both 0.40, the Gaussian alone 0.30, boxes "
          "alone 0.19, DETR 0.12.")
 
 # %%
@@ -654,7 +654,7 @@ check("12.attend", modulated)
 # ### A box around its centre (`12.box`)
 #
 # *Core, 10 minutes.* The head says four logits; the centre is given as a place, 0 to 1. When the head says 0 for x and y,
-# the box must sit on the centre, and no box may leave the range from 0 to 1.
+# the box must sit on the centre. All four numbers stay between 0 and 1.
 
 # %% tags=["exercise"]
 def around(delta, centre):
@@ -750,7 +750,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 # ## Recap
 #
 # - DETR's queries have no home for 400 steps. SMCA gives them one: a centre, with a Gaussian around it.
-# - log G is added to the scores. Multiplying after the softmax needs a division; adding G does next to nothing.
+# - log G is added to the scores. Multiplying after the softmax needs a division; adding G is worth a factor e at most.
 # - One centre per query, an offset and two scales per head. A larger scale is narrower. Scale 0 is DETR.
 # - The centre does not see the image. In the trained toy the Gaussian does nearly all of the looking.
 # - Boxes relative to the centre give the early fit, the Gaussian the looking. Together they give more than their sum.

@@ -105,10 +105,10 @@ assert max(following["detr"]) < 0.3
 
 # %% [markdown]
 # Weak, both. **The other failure** is from notebook 10. A DETR score has four terms, and the one that should say *where*,
-# position × position, hardly matters.
+# position · place, hardly matters.
 
 # %%
-from detr_mini.course.looking import TERMS
+from detr_mini.course.looking import NAMES
 
 with torch.no_grad(), looking.listen(trained["detr"].decoder) as heard:
     trained["detr"](batch.images[:50], batch.mask[:50])
@@ -116,13 +116,13 @@ spreads = torch.tensor([[looking.spread(term).mean().item() for term in
                          looking.score_terms(layer.cross_attention, asked).values()]
                         for layer, asked in zip(trained["detr"].decoder.layers, heard)])
 show(plots.matrix(spreads, [f"layer {n}" for n in (1, 2, 3)],
-                  [name.replace(" x ", " x\n") for name in TERMS],
+                  [name.replace("· ", "·\n") for name in NAMES.values()],
                   title="DETR: how much each term tells places apart"),
-     alt="Standard deviations of DETR's four terms in three layers. Content x content and position x content "
-         "reach 2.5 to 3.4; the two terms with the image's position stay under 1.")
+     alt="Standard deviations of DETR's four terms in three layers. Content · memory and position · memory "
+         "reach 2.5 to 3.4; the two terms with the place stay under 1.")
 
 # %% [markdown]
-# Content does the work of position. It takes long to become that good. First cure: separate the two.
+# Content does the work of position. First cure: separate the two.
 #
 # ## 2. Conditional DETR: side by side instead of added
 #
@@ -149,7 +149,8 @@ reveal("14.joined", "b", "Content never meets a place, and position never meets 
 # %% [markdown]
 # With heads it takes care: content and position must lie side by side **inside each head**. Otherwise some heads would
 # see only content and others only position. Here is the whole cross-attention. Projections are separate, too. A head is
-# now twice as wide, so the root is that of 2 d / heads.
+# now twice as wide, so the root is that of 2 d / heads. From here on, as in the package, *place* is the **query's** half;
+# the cell's is `grid_position`.
 
 # %%
 from detr_mini.attention import ConcatenatedAttention
@@ -169,8 +170,8 @@ theirs = layer(content, memory, memory, None, cells, place)  # (2, 5, 32)
 print("yours and the package's agree:", torch.allclose(layer.output(layer.merge(mine)), theirs, atol=1e-5))
 
 # %% [markdown]
-# **Are the mixed terms really gone, in the trained detectors?** A mixed term is what content and place say together and
-# neither says alone: s(c, a) − s(c, 0) − s(0, a) + s(0, 0). This holds with biases, too.
+# **Are the mixed terms really gone, in the trained detectors?** We test one: what content and a cell's address say together
+# and neither says alone: s(c, a) − s(c, 0) − s(0, a) + s(0, 0). This holds with biases, too.
 
 # %%
 from detr_mini.course.two_terms import terms_of
@@ -196,7 +197,7 @@ with torch.no_grad():
 #
 # Not from a free vector any more. A small network reads a **point** off the learned query, and the point is written in
 # the same sine code as the cells. So code · code is large where the point is, before any training. But it is a round
-# spot of one size. So every layer scales the code, number by number: **T = diag(MLP(f))**, where f is what the query has
+# spot of one size. So every layer after the first scales the code, number by number: **T = diag(MLP(f))**, where f is what the query has
 # found so far.
 
 # %%
@@ -264,7 +265,7 @@ for term, value in ap.items():
 assert ap["position"] < 0.5 * ap[None]
 
 # %% [markdown]
-# The reverse of DETR. Position decides, and content refines. Does it learn faster? The recorded races, three seeds each;
+# In DETR address against address could go (notebook 10). Here it decides, and content refines. Does it learn faster? The recorded races, three seeds each;
 # and section 1's measure again.
 
 # %%
@@ -289,15 +290,15 @@ assert following["conditional"][0] > 0.35 and following["conditional"][1] < 0.15
 #
 # ## 4. What a point cannot say
 #
-# Size: better than DETR's. T comes from what the query has found, and can guess. Shape: nothing. A point has no width
-# and no height. So give it both.
+# Size: better than DETR's. T comes from what the query has found, and can guess. Shape: T may stretch a spot
+# (section 3), but a point has no width and no height to go by. So give it both.
 #
 # ## 5. A box shapes a map, by hand
 #
-# The score of a cell is a sum of two parts: the code of y against the cell's y, and x against x. DAB-DETR divides the
-# x part by the box's **width**, and the y part by its **height**:
+# The **positional half** of a score is itself a sum: the code of y against the cell's y, and x against x (T left out
+# here). DAB-DETR divides the x part by the box's **width**, and the y part by its **height**:
 #
-# score = (PE(x) · PE(x_cell) · **w_ref / w** + PE(y) · PE(y_cell) · **h_ref / h**) / √d
+# positional score = (PE(x) · PE(x_cell) · **w_ref / w** + PE(y) · PE(y_cell) · **h_ref / h**) / √d
 #
 # w_ref and h_ref say how wide and high a thing the query expects: sigmoid(MLP(content)).
 
@@ -414,7 +415,8 @@ for number, box in enumerate(boxes, start=1):
 
 # %% [markdown]
 # The `detach` cuts the chain: layer 3 looks from its box as from a fact. But what layer 3 *reports* is written relative
-# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (The anchor is not cut off
+# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (Deformable DETR cuts this
+# one, too.) (The anchor is not cut off
 # from layer 1, so layer 2 teaches it, too.) That is how the authors' code does it. Now the trained detector: the box with which a query enters each layer, and its answer.
 
 # %%
@@ -425,8 +427,9 @@ for number, place in enumerate(axes):
     query = int(output.logits[-1, number].sigmoid().amax(-1).argmax())
     path = [*trace["decoder"].reference[:, number, query], output.boxes[-1, number, query]]  # 4 boxes
     plots.scene(held_out[number][0], title=f"query {query}", axes=place)
-    for box, colour in zip(path, (plots.SKY, plots.BLUE, plots.PINK, plots.ORANGE)):
-        frame(place, (cxcywh_to_xyxy(box) * 128).tolist(), colour, 1.8)
+    looks_of = (plots.SKY, 1.8), (plots.BLUE, 1.8), (plots.PINK, 5.0), (plots.ORANGE, 1.2)
+    for box, (colour, width) in zip(path, looks_of):
+        frame(place, (cxcywh_to_xyxy(box) * 128).tolist(), colour, width)
 figure.supxlabel("light blue: the anchor; blue, pink: entering layers 2 and 3; orange: answer", fontsize=9)
 show(figure, alt="Four scenes with four frames each. The learned anchor is large and roughly placed; the "
                  "frame after layer 1 is already near the object, and the later ones nearly coincide.")
@@ -466,7 +469,8 @@ reveal("14.mixed", "b" if abs(found - 0.5) > 0.1 else "a",
        "Two languages for one place. The author calls it a bug; the published figures were made with it.")
 
 # %% [markdown]
-# So a temperature of 20 makes a spot of what was a blur. And the code's mixture points to the wrong place! Learned
+# So 20 narrows the blur a little (each map has its own scale); T must do the rest. And the code's mixture, the narrowest,
+# points to the wrong place! Learned
 # matrices stand in between and can translate, but it has to be learned. The package follows the code, since published
 # figures came from it. The paper's form is an option with a name:
 # `DabModel(query_temperature=20.0, key_temperature=20.0)`.
@@ -676,7 +680,8 @@ for name in ("dab", "conditional"):
 #
 # ### Side by side, in every head (`14.joined`)
 #
-# *Warm-up, 10 minutes.* All four inputs are projected already. Scores, before the softmax.
+# *Warm-up, 10 minutes.* All four inputs are projected already; *place* is the cells' address here. Scores, before the
+# softmax.
 
 # %% tags=["exercise"]
 def joined(content, position, memory, place, heads):
@@ -819,11 +824,11 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 # ## Recap
 #
 # - Side by side instead of added: two terms instead of four. In the trained Conditional DETR position decides, content
-#   refines. In DETR it is the other way round.
+#   refines. In DETR address against address hardly counts.
 # - A point has no size. A box has, and its sides divide the two halves of the position score: a wide box, a wide map.
 # - When the box is as large as expected, DAB's map is Conditional's.
 # - Every layer corrects the box. The next layer looks from a constant; what it reports teaches one layer back.
-# - Temperature 20 makes a spot out of a blur. Two temperatures make it point elsewhere, until matrices learn to
+# - Temperature 20 narrows the blur. Two temperatures make it point elsewhere, until matrices learn to
 #   translate.
 # - Here, Conditional learns faster. About half of that comes from the anchors' random sides (one seed).
 

@@ -66,8 +66,10 @@ def test_the_area_under_precision_and_recall() -> None:
 
 
 def test_heads_looks_and_gaze() -> None:
-    """A map per head; the image first; a numbered disc per head."""
+    """A map per head; the image first; a panel per head with its dots."""
     maps = torch.softmax(torch.randn(8, 64), -1).view(8, 8, 8)
     assert len(training_plots.heads(PICTURE, maps, [1, 2, 30, 40]).axes) == 8
     assert len(training_plots.looks(PICTURE, maps[:2], ["a", "b"], dots=[(1, 2), (3, 4)]).axes) == 3
-    assert [text.get_text() for text in training_plots.gaze(torch.zeros(3, 2)).axes[0].texts] == ["0", "1", "2"]
+    panels = training_plots.gaze(torch.zeros(5, 8, 2)).axes
+    assert [place.get_title() for place in panels] == [f"head {head}" for head in range(8)]
+    assert len(panels[0].collections[0].get_offsets()) == 5

@@ -206,6 +206,6 @@ QUIZ = (
         Choice("Because values have another width", "They have the same width in DETR; it would be possible."),
         Choice("Because the softmax would no longer add up to 1", "The softmax sees queries and keys only."),
         Choice("So that what is brought home does not depend on where it was found",
-               "Yes. Places steer the attention; what is taken is content.", True),
+               "Yes. Addresses steer the attention, and are not mixed into what is taken.", True),
     )),
 )

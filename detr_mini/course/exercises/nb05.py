@@ -223,8 +223,8 @@ QUIZ = (
         Choice("850 tokens of 256 numbers", "Yes. One token per place, after the 1x1 convolution.", True),
     )),
     Question("Positions are added to queries and keys, and not to values. What follows?", (
-        Choice("Tokens find each other by place, but what they collect is content only",
-               "Yes. And since no token keeps the position, every layer adds it anew.", True),
+        Choice("Tokens find each other by place, but no address is added to what they collect",
+               "Yes. And since no token keeps the address, every layer adds it anew.", True),
         Choice("They are added to the memory", "Only values and the residual get into the memory."),
         Choice("Positions matter only in the first layer", "They are added to q and k in every layer."),
     )),

@@ -207,7 +207,7 @@ EXERCISES = (
         ("With a map that is 1 at one place, attention gives the value of that place. But each head has its own place, "
          "and its own slice of the value.",
          "values = found @ weight.T + bias is (heads, d). View it as (heads, heads, d / heads) and take its diagonal."),
-        "That is the whole of the form that did without cross-attention.",
+        "But for the gate, that is the form that did without cross-attention.",
     ),
 )
 
