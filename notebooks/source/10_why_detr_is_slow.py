@@ -402,8 +402,8 @@ assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 # change hands within 25 steps, and all the while its IoU climbs, from 0.57 to 0.73. So a detector can learn quickly
 # under restless matching.
 #
-# Calm matching, then, is not *needed*. (Sun and colleagues, who measured on COCO, also blame cross-attention more.
-# DN-DETR shows that steadying the matching helps, too. Both can be true: see notebook 18.)
+# Calm matching, then, is not *needed*. (On COCO, Sun and colleagues also blame cross-attention more. DN-DETR shows
+# that steadying the matching helps, too. Both can be true.)
 #
 # ## 7. Suspect three: what is compared
 #
@@ -449,7 +449,8 @@ show(figure, alt="Two tables of standard deviations, three layers by four terms.
 assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
 
 # %% [markdown]
-# The image's *addresses* matter least here, in the trained decoder. Both strong terms meet the image's **content**. Remove one term at a time and count.
+# The image's *addresses* matter least here, in the trained decoder. Both strong terms meet the image's **content**. Remove
+# one term at a time and count.
 
 # %%
 small_set = Scenes(100, seed=HELD_OUT_SEED)
@@ -493,10 +494,9 @@ with torch.no_grad():
               f"{readout(model.encoder(tokens, grid)):.2f}")
 
 # %% [markdown]
-# Content carries the position. This is Conditional DETR's complaint: content must do two jobs, say what a thing is
-# *and* where its sides are. (How long it takes to become that good, we have not measured.) Its cure makes position speak for itself. SAM-DETR
-# stresses the other half: query content and image content come from different layers, so at first their products mean
-# nothing. Its cure makes queries out of image features.
+# Content carries the position. This is Conditional DETR's complaint: content must say what a thing is *and* where its
+# sides are. Its cure lets position speak for itself. SAM-DETR stresses the other half: query content and image content
+# come from different layers, so at first their products mean nothing. Its cure makes queries out of image features.
 #
 # ## 8. What two-stage detectors have: a soft RoIAlign
 #
@@ -618,8 +618,7 @@ assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 an
 # In the bars, a new DETR reads its box hardly more than the rest. The two CNN heads read theirs several times more
 # densely, before the first training step, and DETR needs its whole training to get there. That is what **aligned by
 # construction** means. One-stage: the cell *is* the place. Two-stage: RoIAlign fetches the place. DETR's query reads
-# everything and has to learn which part it is talking about. The price of the CNN's way is in notebook 04: anchors by
-# hand, many predictions per object, NMS.
+# everything and has to learn which part it is talking about.
 #
 # All fixes of the next notebooks give a query a place, and tie where it looks to it. Deformable: a few samples around
 # a point. SMCA: a Gaussian around a centre. Anchor: a point as the query. DAB: a box as the query. SAM: an RoIAlign in
@@ -772,23 +771,20 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
 #   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
 #   curves do not take them apart; notebook 12 does.
-# - **The mean map hides the heads.** Mass is the same before and after the mean; entropy is not.
-# - **"Attention is uniform at the start"** is nearly true of our DETR: 58 of 64 places. It does not hold for SMCA. And
-#   Deformable DETR starts uniform, too, but over a few samples laid out around a point.
+# - **"Attention is uniform at the start"** is nearly true of our DETR: 58 of 64 places. It does not hold for SMCA.
 # - **SMCA's centre does not see the image.** In the authors' code, as in ours, it comes from layer 0's query, whose
 #   content is 0, so it is the same in every image. What it gives is a home, not a search.
 #
 # ## Recap
 #
-# **So why 500 epochs?** Nothing gives a DETR query a place. It starts with the mean of the image and improves its boxes
-# as far as that goes: 400 steps here, attention at chance. Then it finds a home, and later the object in it. With homes
-# as a gift (SMCA), good boxes come 2.5 times as early. That is measured, on 64 places. That the same search, among 850,
-# takes most of COCO's 500 epochs, is inferred.
+# **So why 500 epochs?** Nothing gives a DETR query a place. It starts with the mean of the image. What images agree about,
+# typical boxes, it learns first and blindly: 400 steps here, attention at chance. Then it finds a home, and later the
+# object in it. PLACES That the search among 850 takes most of COCO's 500 epochs is inferred.
 #
-# - Uniform attention hands every query the mean of the image, and every place 1/HW of the gradient.
-# - Most of the rise in mass is habit: a home region, as a control tells. SMCA gives homes early.
-# - Flips are frequent, but a detector can learn quickly in spite of them.
-# - Content does the work of position. Address against address hardly matters in the trained DETR.
+# - **Where queries look:** the brake. Homes as a gift (SMCA) bring good boxes 2.5 times as early. Most of the rise in mass is
+#   home, as a control tells.
+# - **Who owns what:** flips are frequent, but a detector can learn quickly in spite of them.
+# - **What is compared:** content does the work of position. Whether that is a brake, we have not measured.
 # - CNN detectors read the place they speak about, by construction. The fixes give that back to queries.
 
 # %%
@@ -801,11 +797,10 @@ quiz("10")
 #
 # - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020: the 500-epoch schedule.
 # - X. Zhu et al., *Deformable DETR*, 2021. Sections 1 and 3: near-uniform weights at the start, and what follows.
-# - P. Gao et al., *Fast Convergence of DETR with Spatially Modulated Co-Attention*, 2021: co-attention that may look
-#   anywhere.
-# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021: content queries have to carry the position.
-# - G. Zhang et al., *Accelerating DETR Convergence via Semantic-Aligned Matching*, 2022: two spaces that do not match.
+# - P. Gao et al., *Fast Convergence of DETR with Spatially Modulated Co-Attention*, 2021.
+# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021.
+# - G. Zhang et al., *Accelerating DETR Convergence via Semantic-Aligned Matching*, 2022.
 # - Z. Sun et al., *Rethinking Transformer-based Set Prediction for Object Detection*, 2021: sparsity of cross-attention
 #   and unsteady matching, measured over epochs.
-# - F. Li et al., *DN-DETR: Accelerate DETR Training by Introducing Query DeNoising*, 2022: flips from epoch to epoch.
+# - F. Li et al., *DN-DETR: Accelerate DETR Training by Introducing Query DeNoising*, 2022.
 # - K. He et al., *Mask R-CNN*, 2017. Section 3: RoIAlign.

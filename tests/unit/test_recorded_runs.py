@@ -88,3 +88,14 @@ def test_own_recipes_are_those_of_the_papers_scaled() -> None:
             assert origin["recipe"]["model"]["queries"] == own_recipe(name).model.queries
             shared = statistics.median(at_step(line, 1500)["ap"] for _, line in RUNS[name])
             assert (at_step(rows, 1500)["ap"] > shared) == (name != "detr")
+
+
+def test_without_meetings_more_is_left_to_suppression() -> None:
+    """Notebook 06: with every seed. And suppression brings back most of what is missing."""
+    alone = [[json.loads(line) for line in path.read_text().splitlines()]
+             for path in sorted((DATA / "runs" / "self_attention").glob("without-seed*.jsonl"))]
+    assert [head["seed"] for head, *_ in alone] == [0, 1, 2]
+    ends = [rows[-1] for _, *rows in alone]
+    assert {row["step"] for row in ends} == {2500}
+    assert max(row["ap50"] for row in ends) < min(at_step(rows, 2500)["ap50"] for _, rows in RUNS["detr"])
+    assert all(row["nms"]["ap50"] > row["ap50"] + 0.1 for row in ends)

@@ -71,5 +71,5 @@ def test_heads_looks_and_gaze() -> None:
     assert len(training_plots.heads(PICTURE, maps, [1, 2, 30, 40]).axes) == 8
     assert len(training_plots.looks(PICTURE, maps[:2], ["a", "b"], dots=[(1, 2), (3, 4)]).axes) == 3
     panels = training_plots.gaze(torch.zeros(5, 8, 2)).axes
-    assert [place.get_title() for place in panels] == [f"head {head}" for head in range(8)]
+    assert [place.get_title(loc="left") for place in panels] == [f"head {head}" for head in range(8)]
     assert len(panels[0].collections[0].get_offsets()) == 5
