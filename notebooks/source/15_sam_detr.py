@@ -838,8 +838,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 # - **The reader is linear** and reads the mean of eight heads. That it fails on DETR's queries says that a dictionary is
 #   needed, not that there is none.
 # - **Section 9 cuts into a trained detector.** The gates could be worth more in training than afterwards.
-# - **The ablation runs for 1,000 steps on scenes**, with 64 cells: not longer, not on COCO. `both` and the blind DETR have
-#   one seed.
+# - **The ablation runs for 1,000 steps on scenes**, with 64 cells: not longer, not on COCO.
 #
 # ## Recap
 #

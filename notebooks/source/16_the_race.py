@@ -292,7 +292,7 @@ print(words)
 assert agree
 
 # %% [markdown]
-# Three detectors, run again with a seed of their own, agree. Would the check notice if one were worse? Take a fifth
+# All seven, run again with a fourth seed, agree. Would the check notice if one were worse? Take a fifth
 # off the precision of Deformable's new run.
 
 # %%

@@ -11,11 +11,11 @@ from torchvision.ops import roi_align
 
 from detr_mini import zoo
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.course import looking, why_slow
+from detr_mini.course import looking, more_places, why_slow
 from detr_mini.course.looking import TERMS
 from detr_mini.course.recorder import Recorder, load_recording, read_recording_facts
 from detr_mini.course.replay import Moment, describe_replay, render_replay
-from detr_mini.data.scenes import CLASSES, Scenes
+from detr_mini.data.scenes import CLASSES, PRESETS, Scenes
 from detr_mini.recipes import DETR_SCENES, SMCA_SCENES
 from detr_mini.trace import AttentionTrace
 
@@ -148,3 +148,24 @@ def test_a_run_leaves_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert why_slow.record("detr", 2, tmp_path) == path and path.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match="choose detr or smca"):
         why_slow.record("deformable", 2, tmp_path)
+
+
+# ---------------------------------------------------------------- more places
+
+
+def test_the_same_things_on_more_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pixels per thing, more places per picture; a run that is there is not repeated."""
+    assert more_places.same_things(128) == replace(PRESETS["few"], name="few_at_128")
+    assert [192 * side for side in more_places.same_things(192).side] == pytest.approx(
+        [128 * side for side in PRESETS["few"].side])
+    monkeypatch.setattr(more_places, "MEASURED", 4)
+    monkeypatch.setattr(why_slow, "SPLIT", 2)
+    monkeypatch.setattr(more_places, "Scenes", lambda count, **rest: Scenes(min(count, 20), **rest))
+    path = more_places.record("detr", 192, 2, tmp_path)
+    head, lines = why_slow.read_measures(path)
+    assert head["side"] == 192 and [line["step"] for line in lines] == [0, 2]
+    assert 64 < math.exp(lines[0]["entropy"][-1]) <= 144
+    stamp = path.stat().st_mtime_ns
+    assert more_places.record("detr", 192, 2, tmp_path) == path and path.stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match="side"):
+        more_places.record("detr", 40, 2, tmp_path)
