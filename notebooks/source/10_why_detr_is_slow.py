@@ -155,7 +155,7 @@ for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in par
     print(f"{name:45} length {length:4.1f}, of which survives {left / length:.0%}")
 
 # %% [markdown]
-# On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they hardly do, because the
+# On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they hardly do: the
 # object is somewhere else each time. So boxes are learned first, blindly.
 #
 # ## 3. Instrument one: how wide?
