@@ -198,8 +198,8 @@ show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP
 #
 # > **Why did DETR need 500 epochs? And what did the others change?**
 #
-# By notebook 10 you will have measured the answer to the first question, on a detector that you trained. Notebooks 11
-# to 15 are five answers to the second.
+# Notebook 10 measures what makes a small DETR slow, on recorded trainings like your own. Notebooks 11 to 15 are five answers
+# to the second question.
 #
 # ## 5. The map
 

@@ -11,7 +11,7 @@
 # - say what an object query is made of, and why one part starts at zero and the other at random;
 # - tell which side of cross-attention asks, and spot the formula that has it the wrong way round;
 # - write a decoder layer, and name the five methods that every variant of DETR changes;
-# - say what the queries' meeting is for, with figures from detectors that had it and one that never did.
+# - say what the queries' meeting is for, with figures from detectors that had it and some that never did.
 
 # %%
 import detr_mini as dm
@@ -406,8 +406,8 @@ show(figure, alt="25 small squares, one per query, each with 200 dots at the cen
 #
 # ## 9. The meeting that decides
 #
-# Queries that cover the same spot must agree, or the thing is reported twice. Cross-attention cannot do it: there each
-# query is alone with the image. Only self-attention can.
+# Queries that cover the same spot must agree, or the thing is reported twice. In cross-attention each query is alone
+# with the image. Only in self-attention can it hear of the others.
 #
 # First the layers of the trained detector. After layer 1 nobody has heard anything of anybody: section 3 showed that the
 # first meeting is empty. Layer 2 brings the first real one, layer 3 a second. We measure two things on 400 scenes. How
@@ -512,7 +512,7 @@ for name, pattern in (("with meetings", "scenes/detr-seed*.jsonl"),
                       ("without meetings", "self_attention/*.jsonl")):
     runs[name] = [list(map(json.loads, file.read_text().splitlines()))
                   for file in sorted((DATA / "runs").glob(pattern))]
-print("recorded with:", runs["without meetings"][0][0]["command"])
+print("recorded with:", *sorted({run[0]["command"] for run in runs["without meetings"]}), sep="\n  ")
 
 # %%
 for name, recorded in runs.items():  # of each run: where it comes from, then one line per evaluation
@@ -577,7 +577,7 @@ reveal("06.rivals", "c" if max(share) < 1.3 else "b" if max(share) < 4 else "a",
        "Each head has voices that it prefers. They are not the rivals.")
 
 # %% [markdown]
-# So the story is wrong here. How the queries settle things we have *not* found out: only that it takes the meeting.
+# So the story is wrong here. How the queries settle things we have *not* found out: only that the meeting has a part in it.
 #
 # ## 10. Explore
 #
@@ -691,7 +691,7 @@ check("06.rooms", rooms)
 # - **A short training.** 2,500 steps, three layers, 25 queries. On COCO, with six layers and 300 epochs, DETR has next to no
 #   duplicates left. Our numbers show the direction, not the end.
 # - **A smaller model.** The detector without meetings has about 200,000 weights less. Part of what it loses may come from
-#   that. And its three runs lie close below those with meetings: 0.75 and 0.78.
+#   that. And its best run lies close below the worst with meetings: 0.75 and 0.78.
 # - **What is said in the meeting** we do not know. We changed the meeting and measured what followed. Maps tell who is
 #   listened to, and not what is understood.
 # - **Cancelling is not training without.** A trained network relies on all its parts. When you read that some part was
@@ -707,8 +707,8 @@ check("06.rooms", rooms)
 # - The first self-attention gives the same constant to all. Its q, k and v matrices never learn.
 # - Cross-attention: queries ask, so they have the rows; the softmax runs over places.
 # - Five seams: `init_queries`, `query_position`, `cross_attend`, `decode_box`, `update_reference`.
-# - Each query has its region. Self-attention settles who takes a thing; without it there are more duplicates, and suppression
-#   does not make up for it.
+# - Each query has its region. Self-attention helps to settle who takes a thing: without it there are more duplicates, and
+#   suppression repairs most of that.
 
 # %%
 quiz("06")

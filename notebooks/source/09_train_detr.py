@@ -251,7 +251,7 @@ figure = plots.curves({"queries": between_queries[1:], "images": between_images[
                       recording.steps[1:], log_x=True,
                       xlabel="training step", ylabel="spread of box centres")
 show(figure, alt="Spread of the box centres against the step, logarithmic. Between queries: zero until step "
-                 "50, a jump to about 0.2 soon after step 100, then flat, and a little lower at the end. "
+                 "50, a jump to about 0.2 between steps 50 and 100, then flat, and a little lower at the end. "
                  "Between images: small until step 500, then rising.")
 
 # %%
@@ -421,7 +421,7 @@ show(training_plots.band(runs, title="DETR on scenes, three seeds", ylabel="AP50
 # | | scenes | steps | AP50 as it answers | AP50 with NMS |
 # |---|---|---|---|---|
 # | the dense detector of notebook 04 | 2,000 | 300 | 0.65 | **0.96** |
-# | DETR, your run | 4,000 | 1,100 | about 0.45 | |
+# | DETR, your run | 4,000 | 1,100 | about 0.44 | |
 # | DETR, shipped | 4,000 | 2,500 | **0.78** | 0.92 (notebook 06) |
 #
 # **DETR loses, and clearly**: twice the scenes, eight times the steps, and still behind. Even with NMS it is. What it has

@@ -74,7 +74,7 @@ print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for S
 assert slow >= 2 * fast
 
 # %% [markdown]
-# A small change, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do
+# Two changes to the queries, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do
 # not make DETR slow. Three suspects remain, each accused by some of the papers:
 #
 # 1. **Where queries look.** Attention starts uniform and must find a few places among many (Deformable DETR, SMCA).
@@ -134,7 +134,7 @@ for name, model in {"untrained": untrained, "trained": trained}.items():
 #
 # Which parts of it learn first? The optimizer, Adam, makes up for short gradients. But a step averages over images, and
 # what they disagree about is lost. So take one image at a time: how much of its gradient survives the mean of 32?
-# (Of random directions, 1/√32 = 0.18.)
+# (Of random directions, 1/√32 = 0.18.) (The last layer's box head, values and queries.)
 
 # %%
 def gradients(model, names, images=32):
@@ -220,7 +220,7 @@ show(looking_plots.histories([
     Panel("How much on the object", "mass inside the box",
           {"DETR": history(detr, "mass"), "SMCA": history(smca, "mass")},
           (uniform, "uniform"))]),
-     alt="Two panels against the step. Entropy: DETR starts at the uniform 4.16 and falls to 2.3; SMCA "
+     alt="Two panels against the step. Entropy: DETR starts at 4.07, just below the uniform 4.16, and falls to 2.3; SMCA "
          "starts at 3.6. Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, "
          "then rises to 0.36; SMCA starts at 0.19 and rises early.")
 
@@ -247,7 +247,7 @@ print(f"25 fixed boxes, the same in every image, matched: IoU {torch.cat(fits).m
 print(f"DETR's boxes at step 400: IoU {dict(zip(*history(detr, 'iou')))[400]:.2f}")
 
 # %% [markdown]
-# - **Until step 400, mass stays at chance.** Boxes got far better meanwhile: act two's fan, matched, explains where both
+# - **Until step 400, mass stays near chance.** Boxes got far better meanwhile: act two's fan, matched, explains where both
 #   curves of section 1 rest. Acts one and two need no looking.
 # - **Entropy falls earlier than mass rises.** Attention becomes choosy first, and finds the objects later. So low
 #   entropy alone proves nothing.
@@ -328,11 +328,11 @@ for name, lines in {"8 x 8": detr, "12 x 12": wide}.items():
 assert twice["12 x 12"] <= twice["8 x 8"]
 
 # %% [markdown]
-# So SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
+# So one part of SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
 # later in both, and earlier in SMCA.
 #
 # The last cell asks something else: do more places make the search longer? DETR learned the same things, of as many pixels,
-# on pictures with 144 places instead of 64. (One seed.) Attention was on them even earlier; boxes came one look later. So the
+# on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came even earlier, good boxes one look later. So the
 # number of places alone is not what makes it slow.
 #
 # ### Must attention be inside at all?
@@ -405,7 +405,7 @@ show(looking_plots.histories([Panel("Objects that change hands within 25 steps",
          "and 0.6.")
 flip, flip_smca = (dict(zip(*history(lines, "flips"))) for lines in (detr, smca))
 fit, fit_smca = (dict(zip(*history(lines, "iou"))) for lines in (detr, smca))
-for step in (50, 100, 400, 600):
+for step in (50, 100, 200, 400, 600):
     print(f"step {step:3}: DETR flips {flip[step]:.2f}, IoU {fit[step]:.2f}    "
           f"SMCA flips {flip_smca[step]:.2f}, IoU {fit_smca[step]:.2f}")
 print(f"DETR needs until step 2,500 for flips of {flip[2500]:.2f}")
@@ -413,8 +413,8 @@ assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 
 # %% [markdown]
 # The matching is restless, and it calms down as training goes on. But is it the brake? SMCA flips less than DETR, so this
-# picture does not acquit it. Follow SMCA alone, though: from step 100 to 600, between 40 and 60% of its objects
-# change hands within 25 steps, and all the while its IoU climbs, from 0.57 to 0.73. So a detector can learn quickly
+# picture does not acquit it. Follow SMCA alone, though: from step 200 to 600 about half of its objects change
+# hands within 25 steps, and all the while its IoU climbs, from 0.58 to 0.73. So a detector can learn quickly
 # under restless matching.
 #
 # Calm matching, then, is not *needed*. (On COCO, Sun and colleagues also blame cross-attention more. DN-DETR shows
@@ -576,8 +576,8 @@ print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6),
 
 # %% [markdown]
 # One head, number 6, has become a soft RoIAlign on average. (Head 1 fits the second scene better.) The others look
-# elsewhere, often past the border, as notebook 09 drew; the cut of section 5 showed that boxes need it. It took 2,500
-# steps.
+# mostly elsewhere, often past the border, as notebook 09 drew; the cut of section 5 showed that boxes need it. Most of the
+# way, in the mean of the heads, was done between steps 400 and 1,000.
 #
 # ## 9. Aligned by construction
 #
@@ -631,7 +631,7 @@ assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 an
 
 # %% [markdown]
 # In the bars, a new DETR reads its box hardly more than the rest. The two CNN heads read theirs several times more
-# densely, before the first training step, and DETR needs its whole training to get there. That is what **aligned by
+# densely, before the first training step, and DETR gets there only by training. That is what **aligned by
 # construction** means. One-stage: the cell *is* the place. Two-stage: RoIAlign fetches the place. DETR's query reads
 # everything and has to learn which part it is talking about.
 #
@@ -781,7 +781,6 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 #
 # - **One seed, one toy.** 64 or 144 places instead of 850 or more, ten classes, a backbone that knows them. On
 #   COCO the order of events need not be the same.
-# - **The gap is a lower bound** of what follows the image. Another image may have an object in the same place.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
 #   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
 #   curves do not take them apart; notebook 12 does.
@@ -789,8 +788,9 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # ## Recap
 #
 # **So why 500 epochs?** Nothing gives a DETR query a place. It starts with the mean of the image. What images agree about,
-# typical boxes, it learns first and blindly: 400 steps here, attention at chance. Then it finds a home, and later the
-# object in it. Homes as a gift (SMCA) bring good boxes 2.5 times as early; notebook 11 gives more, and gains more.
+# typical boxes, it learns first and blindly: 400 steps here, attention near chance. Then it finds a home, and later the
+# object in it. Homes, and boxes written relative to them (SMCA), bring good boxes 2.5 times as early; which of
+# the two does what, notebook 12 measures.
 #
 # Why just 500, we have not shown. It is not the number of places alone. COCO also has more classes, clutter and sizes, and
 # the backbone learns as well.

@@ -204,7 +204,7 @@ print("package    ", [round(v, 3) for v in collected[0, 0].tolist()])
 #
 # > out = W_o · [per head: Σₖ Aₖ · (W_v x)(p + Δpₖ)]
 #
-# Aₖ are the weights, p is the reference point, Δpₖ an offset. Here: eight readings, two weighted sums.
+# Aₖ are the weights, p is the reference point, Δpₖ an offset.
 #
 # ## 5. There are no keys
 #
@@ -562,7 +562,7 @@ for model in (dense, trained):
     display(explorer)
 
 # %% [markdown]
-# Those two had 2,500 and 1,500 steps of training. For a fair look at one step we need a run of our own.
+# For a fair look at one step we need a run of our own.
 #
 # ## 16. Train it, and watch
 #

@@ -521,7 +521,7 @@ print("gains over DETR: boxes {:.2f}, Gaussian {:.2f}, both {:.2f}".format(
 #   is written from its middle.
 # - **Without learned scales** about half of the gain is gone.
 #
-# So notebook 10 was too quick where it gave all credit to homes. The early fit there came from the boxes.
+# So the early fit of notebook 10 came from the boxes.
 #
 # ## 14. Several maps
 #
@@ -586,8 +586,8 @@ for claim, ours in {
 
 # %% [markdown]
 # Theirs: COCO val 2017, ResNet-50, 50 epochs; 34.8, 38.5 and 41.0 are from the paper's ablations. Ours: recorded runs,
-# medians of three seeds for the steps, one seed for the parts. Tenfold became fourfold here. One reason may be that DETR
-# has less to search on 64 places.
+# medians of three seeds for the steps, one seed for the parts. Tenfold became fourfold here. Why, we have
+# not measured; the number of places alone is not it (notebook 10).
 #
 # ## 16. Errata: paper, code, hearsay
 #

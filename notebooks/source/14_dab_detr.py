@@ -415,8 +415,7 @@ for number, box in enumerate(boxes, start=1):
 
 # %% [markdown]
 # The `detach` cuts the chain: layer 3 looks from its box as from a fact. But what layer 3 *reports* is written relative
-# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (Deformable DETR cuts this
-# one, too.) (The anchor is not cut off
+# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (The anchor is not cut off
 # from layer 1, so layer 2 teaches it, too.) That is how the authors' code does it. Now the trained detector: the box with which a query enters each layer, and its answer.
 
 # %%
@@ -485,7 +484,7 @@ reveal("14.mixed", "b" if abs(found - 0.5) > 0.1 else "a",
 # 2. Codes alone: move the temperature from 20 to 10,000.
 # 3. Layer 2, query 11: the dashed box is the query's own. Make it flat and wide. What happens to the answer?
 #
-# Below the playground is the last one in pictures, for those who only read.
+# Below the playground is the last one in pictures.
 
 # %%
 from detr_mini.course.dab_playground import Boxed, DabPlayground, answer
@@ -819,7 +818,6 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 #   image" is right for nearly all. Where sizes differ by a factor of fifty, a box has more to say.
 # - **64 cells.** A map cannot be narrower than a cell, and our objects are two to four cells wide.
 # - **"Follows" is a correlation.** That w and h cause it, you saw in the playground: drag, and the map changes.
-# - **We compare one recipe.** With another learning rate for the anchors the order might be another one.
 #
 # ## Recap
 #

@@ -15,6 +15,8 @@
 # - answer, with a measurement: once a query is made of image features, is cross-attention still needed?
 
 # %%
+import json
+
 import torch
 import torch.nn.functional as F
 from torchvision.ops import roi_align
@@ -215,8 +217,7 @@ print("read in the cut:", [round(v, 3) for v in found.tolist()],
       "  package agrees:", torch.allclose(found, package))
 
 # %% [markdown]
-# (Close to what the map holds there, and not equal: it is read twice.) Reading in the cut has a slope, as reading in a
-# map has. So points can learn.
+# Reading in the cut has a slope, as reading in a map has. So points can learn.
 #
 # Where do the offsets come from? From the **cut itself**: each of the 49 cells is narrowed to 32 numbers, all are laid
 # in one long row, and a small MLP turns it into eight pairs. That is new: in Deformable DETR a query says where to look
@@ -579,8 +580,8 @@ for name, line in {"DETR": then, "SAM-DETR": now}.items():
 assert now["mass"][-1] > then["mass"][-1] + 0.05
 
 # %% [markdown]
-# DETR's attention is still at chance. SAM-DETR's has left it, though its boxes fit no better yet, and part of it follows the image: the gap
-# between *mass* and *elsewhere*.
+# DETR's attention is still at chance. SAM-DETR's has left it, though its boxes fit no better yet, and part of it follows
+# the image: the gap between *mass* and *elsewhere*.
 #
 # ## 14. Is cross-attention still needed?
 #
@@ -659,21 +660,20 @@ reveal("15.needed", "c" if worst > best - 0.02 else "b" if worst > best - 0.2 el
 # ## 15. The paper's claims, and ours
 
 # %%
-import json
 from statistics import median
 
 from detr_mini.published import FORMS
 
 to_half = {name: median(reached(rows, 0.5) for rows in race[name]) for name in ("detr", "sam")}
 costs = json.loads((DATA / "runs/scenes/costs.json").read_text())["detectors"]
+more = [costs["sam"][part] / costs["detr"][part] for part in ("parameters", "step")]
 for claim, ours in {
     "converges faster than DETR": f"{to_half['detr'] / to_half['sam']:.1f} times fewer steps to AP50 0.5",
     "queries in the features' space": f"{understood:.0%} are read rightly, of DETR's {detr_reads:.0%}",
     "so queries find their objects": f"not by itself: mass {mass['new'][-1]:.2f} before training",
     "salient points beat a mean": f"AP50 {result['the mean of all heads']:.2f} with the eight readings' mean",
     "reweighting by the old content": f"AP50 {result['average gates']:.2f} with average gates: hardly used",
-    "slight computational overhead": f"{zoo.count(sam) / zoo.count(detr):.1f} times DETR's parameters, a step "
-                                     f"takes {costs['sam']['step'] / costs['detr']['step']:.1f} times as long",
+    "slight computational overhead": "parameters {:.1f} times DETR's, time of a step {:.1f} times".format(*more),
 }.items():
     print(f"{claim:35} {ours}")
 print(f"published on COCO, 50 epochs: {FORMS['sam']['coco'].ap}; with the Gaussian "
@@ -685,11 +685,8 @@ print(f"published on COCO, 50 epochs: {FORMS['sam']['coco'].ap}; with the Gaussi
 #
 # ## 16. Errata: paper, code, hearsay
 #
-# We follow the code.
-#
 # - **A re-sampled query only asks.** What is collected is added to the *old* content.
-# - **Points learn from content only.** The sine code of a point is taken without gradient. So a point moves for better
-#   features, never for a better address.
+# - **Points learn from content only.** The sine code of a point is taken without gradient.
 # - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual: with the alignment, 16.8 million
 #   parameters more than DETR. Asked (its issue 7), the author says: width helps; but eight points beat one at the usual width, too.
 # - **"Plug and play"**, say abstract and summaries. The code changes more: see *Also* in section 12's card.
