@@ -529,7 +529,7 @@ reveal("11.drag", "c" if fit > 0.65 else "b" if fit > 0.4 else "a",
        "Put it anywhere, and it becomes that place's query.")
 
 # %% [markdown]
-# DETR's query has no such handle: its place is dissolved in 128 numbers, and each query has to learn for itself where it
+# DETR's query has no such handle: its 128 numbers do not hold its place, and each query has to learn for itself where it
 # looks. Here the place is **two numbers**, and what is learned holds at every place.
 #
 # ## 14. What changed, and what did not

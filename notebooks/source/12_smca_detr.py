@@ -376,7 +376,7 @@ SmcaPlayground()
 #
 # ## 9. Who does the looking?
 #
-# The playground raises a suspicion. The dot product looks pale beside the Gaussian. So we remove one of the two from the
+# The playground raises a suspicion. The dot product alone spreads over 51 of 64 places. So we remove one of the two from the
 # trained detector, in all layers, and count on 100 scenes.
 
 # %%

@@ -69,8 +69,8 @@ show(looking_plots.histories([Panel("Where DETR's boxes are", "deviation, parts 
                                     {"between queries": (recording.steps, between),
                                      "one query, between images": (recording.steps, within)})]),
      alt="Spread of box centres against the step. Between queries: almost 0 until step 50, then a steep rise "
-         "to 0.2 at step 150, and 0.14 at the end. One query between images: 0.01 until step 50, then slowly "
-         "up to 0.07.")
+         "to 0.2 at step 150, and 0.14 at the end. One query between images: 0.01 until step 50, then "
+         "unevenly up to 0.07.")
 for step in (0, 50, 150, 2500):
     print(f"step {step:5,}: between queries {spread[step][0]:.3f}, one query {spread[step][1]:.3f}")
 
@@ -211,7 +211,7 @@ print(f"widths and heights: {boxes[..., 2:].min():.2f} to {boxes[..., 2:].max():
 print(f"between queries {spreads(boxes[..., :2])[0]:.2f}, one query {spreads(boxes[..., :2])[1]:.2f}")
 
 # %% [markdown]
-# Spread out, and steady: DETR needed some 150 steps to get there.
+# Spread out, and steady: DETR needed 150 steps to spread, unsteadily.
 #
 # ## 3. Put it where you want it
 #

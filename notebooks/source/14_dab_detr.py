@@ -118,8 +118,8 @@ spreads = torch.tensor([[looking.spread(term).mean().item() for term in
 show(plots.matrix(spreads, [f"layer {n}" for n in (1, 2, 3)],
                   [name.replace("· ", "·\n") for name in NAMES.values()],
                   title="DETR: how much each term tells places apart"),
-     alt="Standard deviations of DETR's four terms in three layers. Content · memory and position · memory "
-         "reach 2.5 to 3.4; the two terms with the place stay under 1.")
+     alt="Standard deviations of DETR's four terms in three layers. In each one content · memory or position "
+         "· memory reaches 2.5 to 3.4; the two terms with the place stay under 1.")
 
 # %% [markdown]
 # Content does the work of position. First cure: separate the two.
@@ -618,8 +618,8 @@ for claim, ours in {
     print(f"{claim:40} {ours}")
 
 # %% [markdown]
-# The last line: the paper takes out one part at a time (its table 3, DC5, three patterns). The update is worth 1.7 AP, the
-# temperature 1.3, modulation 0.7. We took out all three at once.
+# The last line: the paper takes out one part at a time (its table 3; dilated backbone, "DC5"; three patterns). The update
+# is worth 1.7 AP, the temperature 1.3, modulation 0.7. We took out all three at once.
 #
 # **Why is DAB slower here?** A suspect: every anchor starts with random sides, and boxes are written relative to them.
 # Conditional's boxes all start with half the image. How far did the anchors move in 1,500 steps?
