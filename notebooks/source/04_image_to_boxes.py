@@ -128,7 +128,7 @@ for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][
     print(f"{reading:22} IoU {iou_by_hand(true, box):.3f}")
 
 # %% [markdown]
-# The last lines are the mix-up of section 1: the car's true box compared with itself. A perfect answer gets 0, and again nobody
+# The last lines are true boxes in the wrong form, as in section 1: the car compared with itself. A perfect answer gets 0, and again nobody
 # complains. If your evaluation is stuck at exactly 0, think of this table.
 #
 # ## 3. IoU cannot teach

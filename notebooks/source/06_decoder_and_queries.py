@@ -10,7 +10,7 @@
 #
 # - say what an object query is made of, and why one part starts at zero and the other at random;
 # - tell which side of cross-attention asks, and spot the formula that has it the wrong way round;
-# - write a decoder layer, and name the five methods that every variant of DETR changes;
+# - write a decoder layer, and name the five methods of which variants of DETR change some;
 # - say what the queries' meeting is for, with figures from detectors that had it and some that never did.
 
 # %%
@@ -320,8 +320,8 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
 # after every layer, so each layer can answer (section 9 cuts the decoder short). How can content give coordinates, when
 # addresses are never added to it? It was collected from places, and what they hold tells where they are (notebook 05).
 #
-# Now ask the image yourself. (Shown are answers with a score of 0.35 or more. Two of the four things stay below.) Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys.
-# Which head of the cat's query stays inside its box, and which look past it? Notebook 10 comes back to that.
+# Now ask the image yourself. (Of its answers you see those with a score of 0.35 or more; two of the four things stay below.)
+# Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys. Which head of the cat's query stays inside its box, and which look past it? Notebook 10 comes back to that.
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.attention_explorer import AttentionExplorer

@@ -178,7 +178,7 @@ for p in [0.9, 0.5, 0.1, 0.001]:
     print(f"p = {p:5}:  -p = {-p:6.3f}   -log p = {-torch.tensor(p).log():5.2f}")
 
 # %% [markdown]
-# −p stays between −1 and 0, so it can never outshout the boxes. L1 and GIoU are bounded, too.
+# −p stays between −1 and 0, so the class can never cost more than its weight. L1 and GIoU are bounded, too.
 #
 # ## 4. Too many to try
 #

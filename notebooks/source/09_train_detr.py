@@ -275,7 +275,7 @@ reveal("09.first", "b" if between_queries[at(50)] < 0.05 else "a",
 #    the anchors of notebook 04: DETR has just invented them.
 # 3. **Looking.** Only now does the image matter. Boxes move onto things.
 #
-# Acts one and two are quick. Act three takes the rest of the schedule, and on COCO the authors' schedules have 300 to 500
+# Acts one and two are quick. Act three takes the rest of the schedule, and on COCO the authors' schedules have 150 to 500
 # epochs. Why is it so slow? That is notebook 10.
 #
 # ## 8. Reading the loss curves
@@ -490,7 +490,7 @@ for threshold in (0.2, 0.3, 0.4, 0.5):
 # %% [markdown]
 # Two lessons. The scores are low, since this training was short; 0.5 is no natural limit. And DETR promises a set without
 # duplicates, but that promise has to be *learned*: the queries must agree who owns what. After 2,500 steps they do not
-# yet: at 0.3 there is a box too many for every two right ones. (Notebook 06 shows where they settle it.)
+# yet: at 0.3 there is a box too many for every two right ones. (Notebook 06 measured what their meeting has to do with it.)
 #
 # Who is missed? Sort the things by size. And what if the scenes are of another kind than in training? `many` has 6 to 14
 # small things, `crowded` has groups that hide each other.

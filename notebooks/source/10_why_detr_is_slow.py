@@ -134,7 +134,7 @@ for name, model in {"untrained": untrained, "trained": trained}.items():
 #
 # Which parts of it learn first? The optimizer, Adam, makes up for short gradients. But a step averages over images, and
 # what they disagree about is lost. So take one image at a time: how much of its gradient survives the mean of 32?
-# (Of random directions, 1/√32 = 0.18.) (The last layer's box head, values and queries.)
+# (Of random directions, 1/√32 = 0.18. We ask the last layer: box head, values, queries.)
 
 # %%
 def gradients(model, names, images=32):
@@ -155,8 +155,8 @@ for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in par
     print(f"{name:45} length {length:4.1f}, of which survives {left / length:.0%}")
 
 # %% [markdown]
-# On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they hardly do: the
-# object is somewhere else each time. So boxes are learned first, blindly.
+# On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they agree much
+# less: the object is somewhere else each time. So boxes are learned first, blindly.
 #
 # ## 3. Instrument one: how wide?
 #
@@ -782,7 +782,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # - **One seed, one toy.** 64 or 144 places instead of 850 or more, ten classes, a backbone that knows them. On
 #   COCO the order of events need not be the same.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
-#   removed term, and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
+#   removed term, the larger picture and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
 #   curves do not take them apart; notebook 12 does.
 #
 # ## Recap
@@ -792,8 +792,8 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # object in it. Homes, and boxes written relative to them (SMCA), bring good boxes 2.5 times as early; which of
 # the two does what, notebook 12 measures.
 #
-# Why just 500, we have not shown. It is not the number of places alone. COCO also has more classes, clutter and sizes, and
-# the backbone learns as well.
+# Why just 500, we have not shown. It is not the number of places alone, from 64 to 144. COCO also has more classes,
+# clutter and sizes, and a backbone that learns.
 #
 # - **Where queries look:** a brake. Most of the rise in mass is home, as a control tells.
 # - **Who owns what:** flips are frequent, but a detector can learn quickly in spite of them.
