@@ -321,7 +321,8 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
 # addresses are never added to it? It was collected from places, and what they hold tells where they are (notebook 05).
 #
 # Now ask the image yourself. (Of its answers you see those with a score of 0.35 or more; two of the four things stay below.)
-# Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys. Which head of the cat's query stays inside its box, and which look past it? Notebook 10 comes back to that.
+# Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys. Which head of the cat's query
+# stays inside its box, and which look past it? Notebook 10 comes back to that.
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.attention_explorer import AttentionExplorer

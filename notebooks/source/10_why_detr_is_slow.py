@@ -332,8 +332,8 @@ assert twice["12 x 12"] <= twice["8 x 8"]
 # later in both, and earlier in SMCA.
 #
 # The last cell asks something else: do more places make the search longer? DETR learned the same things, of as many pixels,
-# on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came even earlier, good boxes one look later. So the
-# number of places alone is not what makes it slow.
+# on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came even
+# earlier, good boxes one look later. So the number of places alone is not what makes it slow.
 #
 # ### Must attention be inside at all?
 #
@@ -795,7 +795,7 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # Why just 500, we have not shown. It is not the number of places alone, from 64 to 144. COCO also has more classes,
 # clutter and sizes, and a backbone that learns.
 #
-# - **Where queries look:** a brake. Most of the rise in mass is home, as a control tells.
+# - **Where queries look:** a brake. Most of the rise in mass is home.
 # - **Who owns what:** flips are frequent, but a detector can learn quickly in spite of them.
 # - **What is compared:** content does the work of position. Whether that is a brake, we have not measured.
 # - CNN detectors read the place they speak about, by construction. The fixes give that back to queries.
