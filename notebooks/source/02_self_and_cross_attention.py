@@ -280,8 +280,9 @@ reveal("02.shape", {(2, 1): "a", (4, 1): "b", (2, 4): "c"}[tuple(answers.shape)]
 
 # %% [markdown]
 # **Who asks decides how many answers there are.** Let the friends ask the children instead, and there are four answers.
-# In DETR, 100 object queries ask some 850 places (a photograph in cells of 32 pixels) and there are 100 boxes. Swap the two, and each place would ask the
-# queries: 850 answers, to another question. (A widely read blog post swaps them; notebook 06 comes back to it.)
+# In DETR, 100 object queries ask some 850 places (a photograph in cells of 32 pixels) and there are 100 boxes. Swap the
+# two, and each place would ask the queries: 850 answers, to another question. (A widely read blog post swaps them;
+# notebook 06 comes back to it.)
 #
 # Also note that a and b need not have the same width, nor be the same kind of thing. They only have to meet in the width
 # d of q and k. W_q and W_k are translators.

@@ -224,8 +224,9 @@ for name, dots in [("both", both), ("sines only", sines_only)]:
 # neighbours can hardly be told apart. Clocks solve that with several hands. So do we: each next hand is slower by a
 # fixed factor.
 #
-# Vaswani et al. (2017) let the hands' wavelengths grow from 2π to 2π · 10,000. The 10,000 is called the
-# **temperature** in DETR's code. (Notebook 01's temperature was something else.) For width 4 there are two hands; with temperature 100 they turn by 1 and by 1/10.
+# Vaswani et al. (2017) let the hands' wavelengths grow from 2π to 2π · 10,000. The 10,000 is called the **temperature**
+# in DETR's code. (Notebook 01's temperature was something else.) For width 4 there are two hands; with temperature 100
+# they turn by 1 and by 1/10.
 
 # %%
 def sine_code(n, width, temperature):
@@ -475,9 +476,9 @@ reveal("03.value", "b" if changes else "a", "The car comes home with the street'
 
 # %% [markdown]
 # So how do DETR's answers know where things are? No address is added to what a token keeps. But *which* values it
-# averages depends on addresses: what it has collected tells, after some layers, where it stood. Notebook 10 reads places
-# off such tokens, nearly without error. And each layer gets fresh addresses. (A Transformer for text usually adds p once, at the
-# start. Then it is in v, too, and it works. It is a choice, and not a law.)
+# averages depends on addresses: what it has collected tells, after some layers, where it stood. Notebook 10 reads
+# places off such tokens, nearly without error. And each layer gets fresh addresses. (A Transformer for text usually
+# adds p once, at the start. Then it is in v, too, and it works. It is a choice, and not a law.)
 #
 # Adding has a price that you should know. A score falls into four parts:
 #

@@ -106,9 +106,9 @@ show(box_plots.squared_paper(A, B, title="share 4 squares"),
          "Both share a small filled block of two by two squares.")
 
 # %% [markdown]
-# **Intersection over union**, IoU: the squares in both, divided by the squares in either. The shared ones are counted once: 20 +
-# 20 − 4. IoU is 1 for two equal boxes, and 0 for boxes that share nothing. Size does not matter, only proportion. A usual
-# demand is 0.5.
+# **Intersection over union**, IoU: the squares in both, divided by the squares in either. The shared ones are counted
+# once: 20 + 20 − 4. IoU is 1 for two equal boxes, and 0 for boxes that share nothing. Size does not matter, only
+# proportion. A usual demand is 0.5.
 #
 # No need to count squares. The shared part is a box, too. Its left edge is the larger of both left edges, and so on.
 
@@ -128,8 +128,8 @@ for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][
     print(f"{reading:22} IoU {iou_by_hand(true, box):.3f}")
 
 # %% [markdown]
-# The last lines are true boxes in the wrong form, as in section 1: the car compared with itself. A perfect answer gets 0, and again nobody
-# complains. If your evaluation is stuck at exactly 0, think of this table.
+# The last lines are true boxes in the wrong form, as in section 1: the car compared with itself. A perfect answer gets
+# 0, and again nobody complains. If your evaluation is stuck at exactly 0, think of this table.
 #
 # ## 3. IoU cannot teach
 #
@@ -153,8 +153,8 @@ reveal("04.apart", "b" if apart[0] == apart[1] == 0 else "a",
        "Nothing shared is nothing shared, near or far.")
 
 # %% [markdown]
-# IoU is 0, and its slope is 0, too. A box that misses gets no hint where to go. Only a box that touches already is told to go
-# on.
+# IoU is 0, and its slope is 0, too. A box that misses gets no hint where to go. Only a box that touches already is told
+# to go on.
 #
 # **Generalised IoU** repairs that. Draw the smallest box around both, the **hull**. Then punish the part of it that neither
 # box covers.
@@ -253,8 +253,8 @@ for name, ours, theirs in [("IoU", pairwise_iou, torchvision.ops.box_iou),
 # %% [markdown]
 # ## 4. Explore
 #
-# Drag the boxes with the mouse, by the inside or by the lower right corner. Or use Tab and the arrow keys on the sliders. The
-# bars say how each number of the moved box *wants* to change; the red arrow is x and y together, the blue
+# Drag the boxes with the mouse, by the inside or by the lower right corner. Or use Tab and the arrow keys on the
+# sliders. The bars say how each number of the moved box *wants* to change; the red arrow is x and y together, the blue
 # triangles are width and height. Find out:
 #
 # 1. Pull the boxes apart. Which column of bars goes to zero?
@@ -449,13 +449,14 @@ print(f"cross-entropy: 1,915 easy noes cost {plain_no:5.1f}, 5 hard yeses cost {
 print(f"focal        : 1,915 easy noes cost {focal_no:5.1f}, 5 hard yeses cost {focal_yes:.1f}")
 
 # %% [markdown]
-# **Focal loss** multiplies each term by how wrong it still is, squared. The crowd of easy noes falls silent, and the five that
-# matter are heard. RetinaNet made dense detectors work with it. (The full form adds a factor for yes and no; notebook 08.)
+# **Focal loss** multiplies each term by how wrong it still is, squared. The crowd of easy noes falls silent, and the
+# five that matter are heard. RetinaNet made dense detectors work with it. (The full form adds a factor for yes and no;
+# notebook 08.)
 #
 # ## 8. Train it
 #
-# The package's `DenseDetector` is the same network. The backbone never changes, so we let it read all scenes once and keep what
-# it says. 2,000 scenes, 300 steps of 16 scenes each.
+# The package's `DenseDetector` is the same network. The backbone never changes, so we let it read all scenes once and
+# keep what it says. 2,000 scenes, 300 steps of 16 scenes each.
 
 # %% tags=["nbval-ignore-output"]
 import time
@@ -474,7 +475,8 @@ show(box_plots.dense_losses(history),
 assert history[-1]["loss_giou"] < 0.5 * history[0]["loss_giou"]
 
 # %% [markdown]
-# (Pale: each step. Dark: a running mean.) All three fall from the first step on. Remember this picture when you see DETR's loss in notebook 09.
+# (Pale: each step. Dark: a running mean.) All three fall from the first step on. Remember this picture when you see
+# DETR's loss in notebook 09.
 #
 # ## 9. What comes out
 #
@@ -539,8 +541,8 @@ print("stay:", nms_by_hand(boxes, scores, 0.5).tolist())
 print("torchvision:", torchvision.ops.nms(boxes, scores, 0.5).tolist())
 
 # %% [markdown]
-# Five boxes, two stay: the best of each heap. One thing is missing: a fish may swim in front of a boat, so boxes of *different*
-# classes must not delete each other. The usual trick is to move each class far away, before comparing.
+# Five boxes, two stay: the best of each heap. One thing is missing: a fish may swim in front of a boat, so boxes of
+# *different* classes must not delete each other. The usual trick is to move each class far away, before comparing.
 
 # %%
 def clean(result, threshold):
@@ -663,13 +665,14 @@ show(box_plots.side_by_side([scene] * 4, versions,
          "there are many boxes per thing, in the end some things have none.")
 
 # %% [markdown]
-# There is no right threshold. Each one is right for some scenes, and wrong for others. (Our detector has never seen a crowd in
-# training; that explains a part of its low AP50 there. It does not explain what NMS did to the perfect one.) And NMS
-# comes after the network: the network cannot learn from what NMS does.
+# There is no right threshold. Each one is right for some scenes, and wrong for others. (Our detector has never seen a
+# crowd in training; that explains a part of its low AP50 there. It does not explain what NMS did to the perfect one.)
+# And NMS comes after the network: the network cannot learn from what NMS does.
 #
-# So the old way needs three things from outside: **guesses** made by hand, a **rule** who answers for what, and a **clean-up**
-# that does not look at the image. DETR replaces the first by learned queries (notebook 06), the second by one-to-one matching
-# (notebook 07), and needs no third: a network that is taught to say each thing once can learn to do so.
+# So the old way needs three things from outside: **guesses** made by hand, a **rule** who answers for what, and a
+# **clean-up** that does not look at the image. DETR replaces the first by learned queries (notebook 06), the second by
+# one-to-one matching (notebook 07), and needs no third: a network that is taught to say each thing once can learn to do
+# so.
 #
 # ## 12. Exercises
 #
@@ -755,9 +758,9 @@ check("04.nms", suppress)
 # %% [markdown]
 # ### Points instead of boxes (`04.points`)
 #
-# *Stretch, 20 minutes.* Another rule of who answers for what, without sizes made by hand: a **point** answers for the thing in
-# whose box it lies. Where several boxes hold it, it answers for the smallest one. Where none does, for nothing: -1.
-# Points on an edge are inside.
+# *Stretch, 20 minutes.* Another rule of who answers for what, without sizes made by hand: a **point** answers for the
+# thing in whose box it lies. Where several boxes hold it, it answers for the smallest one. Where none does, for
+# nothing: -1. Points on an edge are inside.
 
 # %% tags=["exercise"]
 def points_answer(points, objects):
@@ -781,10 +784,11 @@ check("04.points", points_answer)
 # %% [markdown]
 # ## 13. Limits, and errata
 #
-# - Our detector is small, and our scenes are calm. Real dense detectors have several maps, for small and large things, and guesses
-#   of several shapes: RetinaNet has nine per place and about 100,000 in one image. The ideas are the same.
-# - Published thresholds of NMS differ: 0.3 in Fast R-CNN's code, 0.5 in RetinaNet, 0.7 for the proposals of Faster R-CNN. Softer
-#   forms exist, such as Soft-NMS, which lowers scores instead of deleting boxes. How much it lowers must still be chosen.
+# - Our detector is small, and our scenes are calm. Real dense detectors have several maps, for small and large things,
+#   and guesses of several shapes: RetinaNet has nine per place and about 100,000 in one image. The ideas are the same.
+# - Published thresholds of NMS differ: 0.3 in Fast R-CNN's code, 0.5 in RetinaNet, 0.7 for the proposals of Faster
+#   R-CNN. Softer forms exist, such as Soft-NMS, which lowers scores instead of deleting boxes. How much it lowers must
+#   still be chosen.
 # - Fast R-CNN's code and its heirs write a width as `right - left + 1`, as if corners were pixels one can count. With pixels
 #   that shifts IoU a little; with fractions it is badly wrong. COCO's own evaluation has no `+ 1`.
 # - IoU of two boxes without any area is 0 / 0, so `nan`. A crop can make such boxes. Drop them from the labels.
@@ -793,7 +797,8 @@ check("04.points", points_answer)
 #
 # - A box is four numbers **and a format**. Draw before you trust.
 # - **IoU** judges, but is flat where boxes do not touch. **GIoU** has a slope there. **L1** does not know proportion.
-# - A dense detector **guesses everywhere** and teaches several guesses the same thing. So it finds everything, several times.
+# - A dense detector **guesses everywhere** and teaches several guesses the same thing. So it finds everything, several
+#   times.
 # - **NMS** deletes what overlaps. In a crowd it deletes neighbours, or leaves duplicates, and no threshold avoids both.
 #
 # Three questions:
@@ -808,8 +813,8 @@ quiz("04")
 #
 # - H. Rezatofighi et al., *Generalized Intersection over Union*, 2019. Algorithm 1 is section 3.
 # - S. Ren, K. He, R. Girshick, J. Sun, *Faster R-CNN*, 2015: anchors and proposals.
-# - T.-Y. Lin, P. Goyal, R. Girshick, K. He, P. Dollár, *Focal Loss for Dense Object Detection* (RetinaNet), 2017: anchors without
-#   proposals, its thresholds 0.5 and 0.4, our least score of 0.05.
+# - T.-Y. Lin, P. Goyal, R. Girshick, K. He, P. Dollár, *Focal Loss for Dense Object Detection* (RetinaNet), 2017:
+#   anchors without proposals, its thresholds 0.5 and 0.4, our least score of 0.05.
 # - Z. Tian, C. Shen, H. Chen, T. He, *FCOS*, 2019: points, and the rule of exercise `04.points`.
 # - N. Bodla, B. Singh, R. Chellappa, L. Davis, *Soft-NMS*, 2017.
 # - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020: L1 with GIoU, no guesses, no NMS.

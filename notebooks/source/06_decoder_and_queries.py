@@ -172,8 +172,8 @@ for layer in (0, 1):
 
 # %% [markdown]
 # There they are, three matrices that are in every DETR and never learn. (Behind 0.0% is a tiny rest: weight decay, and
-# storage in half precision.) The zero start costs nothing, since there is nothing to say before anybody has looked. From the second
-# layer on it is different, as we shall see.
+# storage in half precision.) The zero start costs nothing, since there is nothing to say before anybody has looked.
+# From the second layer on it is different, as we shall see.
 #
 # ## 4. Addresses: random at first
 #
@@ -715,7 +715,8 @@ check("06.rooms", rooms)
 quiz("06")
 
 # %% [markdown]
-# **Next:** [07, bipartite matching](07_bipartite_matching.ipynb): who decides in training which query should have taken the thing.
+# **Next:** [07, bipartite matching](07_bipartite_matching.ipynb): who decides in training which query should have taken
+# the thing.
 #
 # **References**
 #

@@ -584,10 +584,10 @@ print(f"64 scenes, {objects} objects. By overlap: {taught} pairs, and {alone} ob
 print(f"One to one:  {objects} pairs, and 0 objects have none.")
 
 # %% [markdown]
-# On the left, all predictions near a thing are praised for it. So all of them will say it again, and somebody must clear
-# up afterwards: NMS. On the right one is praised, and the others hear *no object*, although their boxes fit. To obey they must know
-# that somebody else has the thing already. That is why queries talk to each other, and why DETR, once it has learned to
-# obey, needs no NMS. (Ours has not yet: notebook 06.)
+# On the left, all predictions near a thing are praised for it. So all of them will say it again, and somebody must
+# clear up afterwards: NMS. On the right one is praised, and the others hear *no object*, although their boxes fit. To
+# obey they must know that somebody else has the thing already. That is why queries talk to each other, and why DETR,
+# once it has learned to obey, needs no NMS. (Ours has not yet: notebook 06.)
 #
 # The price is on the right, too: one lesson per object and layer, where the left has three or four. Notebook 18 will return
 # to that.
@@ -691,9 +691,9 @@ check("07.brute", cheapest)
 # %% [markdown]
 # ### How firm is a pair? (`07.margin`)
 #
-# *Stretch, 20 minutes.* Section 7 saw matchings that hang by a hair. Measure it. For each object: how much more would the
-# cheapest matching cost, if this object could not have the query it got? All else may change. SciPy is allowed; no cost in the
-# check is above 100.
+# *Stretch, 20 minutes.* Section 7 saw matchings that hang by a hair. Measure it. For each object: how much more would
+# the cheapest matching cost, if this object could not have the query it got? All else may change. SciPy is allowed; no
+# cost in the check is above 100.
 
 # %% tags=["exercise"]
 def margins(cost):
@@ -719,14 +719,14 @@ check("07.margin", margins)
 # %% [markdown]
 # ## 15. Limits, and errata
 #
-# - **The name.** Everybody says *Hungarian*, after Kuhn's method of 1955. SciPy uses a later one for the same problem, a variant of Jonker
-#   and Volgenant's: cheapest chains, as in section 6.
-# - **No gradient goes through the matching.** It is a decision. The loss then punishes the chosen pairs as if they had always
-#   been fixed.
+# - **The name.** Everybody says *Hungarian*, after Kuhn's method of 1955. SciPy uses a later one for the same problem,
+#   a variant of Jonker and Volgenant's: cheapest chains, as in section 6.
+# - **No gradient goes through the matching.** It is a decision. The loss then punishes the chosen pairs as if they had
+#   always been fixed.
 # - **It sees one image at a time.** Nothing keeps a query from owning the cup today and the fish tomorrow.
 # - **It runs on the CPU** in most codes, ours included, while a GPU waits. With 100 queries that is bearable.
-# - **Paper and code.** Equation 1 of the paper sums over all queries, with objects padded by *no object*, which has cost 0 there. The code
-#   simply leaves those columns out; the matching is the same.
+# - **Paper and code.** Equation 1 of the paper sums over all queries, with objects padded by *no object*, which has
+#   cost 0 there. The code simply leaves those columns out; the matching is the same.
 # - **The measured shares** of this notebook are those of one small detector on generated scenes. On COCO they will differ.
 #
 # ## Recap
@@ -748,7 +748,8 @@ quiz("07")
 # - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020. Section 3.1, equation 1; the weights are in
 #   appendix A.4.
 # - H. W. Kuhn, *The Hungarian Method for the Assignment Problem*, 1955.
-# - D. F. Crouse, *On Implementing 2D Rectangular Assignment Algorithms*, 2016: what SciPy's documentation names as its source.
+# - D. F. Crouse, *On Implementing 2D Rectangular Assignment Algorithms*, 2016: what SciPy's documentation names as its
+#   source.
 # - H. Rezatofighi et al., *Generalized Intersection over Union*, 2019.
 # - R. Stewart, M. Andriluka, A. Ng, *End-to-End People Detection in Crowded Scenes*, 2016: matching for detection, before
 #   Transformers.

@@ -33,9 +33,9 @@ where_we_are("loss")
 #
 # ## 1. A loss that forgets somebody
 #
-# Let us begin with a loss that looks sensible: take the matched pairs, and punish wrong classes and wrong boxes. Two detectors,
-# 25 queries each, one scene with three things. Both find all three, with probability 0.9. The 22 other queries of the
-# first detector are silent. Those of the second one all shout *cup*.
+# Let us begin with a loss that looks sensible: take the matched pairs, and punish wrong classes and wrong boxes. Two
+# detectors, 25 queries each, one scene with three things. Both find all three, with probability 0.9. The 22 other
+# queries of the first detector are silent. Those of the second one all shout *cup*.
 
 # %%
 chances = torch.full((25, 11), 0.01)  # (Q, 10 classes + no object)
@@ -291,13 +291,14 @@ for name, (boxes, fit) in walks.items():
     print(f"{name:10} largest width on the way {boxes[:, 2].max():.2f}, IoU above one half from step {first}")
 
 # %% [markdown]
-# GIoU alone knows a trick: a box that grows gets closer to everything. It swells first, and has to shrink again later. L1
-# goes straight, at a constant pace, and it does not care for the size of the thing. So DETR adds them up, 5 x L1 + 2 x (1 − GIoU).
+# GIoU alone knows a trick: a box that grows gets closer to everything. It swells first, and has to shrink again later.
+# L1 goes straight, at a constant pace, and it does not care for the size of the thing. So DETR adds them up, 5 x L1 + 2
+# x (1 − GIoU).
 #
 # ## 6. Divided by what?
 #
-# Sums over pairs must be divided by something, or else a scene with many things would shout. Two ways: the mean of each image, and
-# then the mean of the images. Or all pairs together, divided by the **number of objects in the batch**.
+# Sums over pairs must be divided by something, or else a scene with many things would shout. Two ways: the mean of each
+# image, and then the mean of the images. Or all pairs together, divided by the **number of objects in the batch**.
 
 # %%
 predict("08.batch", "A batch of two images: one with 1 object, one with 4. Per image "
@@ -556,8 +557,8 @@ print("no query without an object pays for its box:",
       not bill[[q for q in range(25) if q not in owner], 1:].any())
 
 # %% [markdown]
-# A query without an object pays for its words and never for its box. Its box may lie anywhere: on a thing that another query owns,
-# or on nothing.
+# A query without an object pays for its words and never for its box. Its box may lie anywhere: on a thing that another
+# query owns, or on nothing.
 #
 # ## 10. One box loss alone, in a real head
 #
@@ -726,8 +727,8 @@ check("08.boxes", box_losses)
 # %% [markdown]
 # ### The focal loss, for real (`08.focal`)
 #
-# *Stretch, 20 minutes.* Section 4 took probabilities and logarithms. With a logit of 200 it gives inf or nan. Write it on logits,
-# so that it stays finite, and return the sum. `torch.nn.functional.softplus(x)` is log(1 + eˣ), and safe.
+# *Stretch, 20 minutes.* Section 4 took probabilities and logarithms. With a logit of 200 it gives inf or nan. Write it
+# on logits, so that it stays finite, and return the sum. `torch.nn.functional.softplus(x)` is log(1 + eˣ), and safe.
 
 # %% tags=["exercise"]
 def safe_focal(logits, yes, alpha, gamma):
@@ -748,8 +749,8 @@ check("08.focal", safe_focal)
 # %% [markdown]
 # ## 13. Limits, and errata
 #
-# - **Paper against code.** The paper's equation 2 writes the class loss as a sum over queries. The code takes the weighted mean
-#   of section 3, and published figures come from the code.
+# - **Paper against code.** The paper's equation 2 writes the class loss as a sum over queries. The code takes the
+#   weighted mean of section 3, and published figures come from the code.
 # - **The tenth** was chosen by hand: the paper calls it a down-weighting by a factor of 10 against class imbalance. With
 #   other numbers of queries and objects the balance is another.
 # - **`cardinality_error`** means nothing under a focal head (section 8), and many logs print it all the same.

@@ -74,8 +74,8 @@ print(f"IoU 0.65 is first seen at step {slow:,} for DETR, at step {fast:,} for S
 assert slow >= 2 * fast
 
 # %% [markdown]
-# Two changes to the queries, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone alone do
-# not make DETR slow. Three suspects remain, each accused by some of the papers:
+# Two changes to the queries, and everything comes earlier; the flat stretch is shorter, too. So data, loss and backbone
+# alone do not make DETR slow. Three suspects remain, each accused by some of the papers:
 #
 # 1. **Where queries look.** Attention starts uniform and must find a few places among many (Deformable DETR, SMCA).
 # 2. **Who owns what.** The matching changes its mind, so a query chases one object today, another tomorrow (DN-DETR).
@@ -283,8 +283,8 @@ reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0
        "A query has a home and keeps to it. What follows the image is the difference.")
 
 # %% [markdown]
-# Each query has a **home region**, the same in every image, and most of the rise is this region
-# becoming smaller. SMCA's, too. Here is query 5 in two images. Framed is the box that it says at that step; each map has its own scale.
+# Each query has a **home region**, the same in every image, and most of the rise is this region becoming smaller.
+# SMCA's, too. Here is query 5 in two images. Framed is the box that it says at that step; each map has its own scale.
 
 # %%
 from detr_mini.course.recorder import load_recording
@@ -328,8 +328,8 @@ for name, lines in {"8 x 8": detr, "12 x 12": wide}.items():
 assert twice["12 x 12"] <= twice["8 x 8"]
 
 # %% [markdown]
-# So one part of SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following the image comes
-# later in both, and earlier in SMCA.
+# So one part of SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following
+# the image comes later in both, and earlier in SMCA.
 #
 # The last cell asks something else: do more places make the search longer? DETR learned the same things, of as many pixels,
 # on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came even
@@ -782,8 +782,8 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # - **One seed, one toy.** 64 or 144 places instead of 850 or more, ten classes, a backbone that knows them. On
 #   COCO the order of events need not be the same.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
-#   removed term, the larger picture and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to its centre. Our
-#   curves do not take them apart; notebook 12 does.
+#   removed term, the larger picture and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to
+#   its centre. Our curves do not take them apart; notebook 12 does.
 #
 # ## Recap
 #

@@ -408,8 +408,8 @@ reveal("12.who", "b" if ap["without the dot product"] > 0.7 else "c",
 zoo.show_diff("smca")
 
 # %% [markdown]
-# Not changed: backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses (on scenes), the loop. Three of
-# the decoder's five seams.
+# Not changed: backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses (on scenes), the
+# loop. Three of the decoder's five seams.
 #
 # ## 11. Beside DETR
 #

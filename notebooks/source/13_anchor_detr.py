@@ -336,8 +336,9 @@ print(f"{things} things in 200 scenes; {crowded} of them share their nearest que
 # ## 5. Along x, then along y
 #
 # The third idea is about cost. Dense attention compares each query with H · W cells. **Row-column decoupled
-# attention**, RCDA, compares it with W columns and with H rows. A cell's weight is then a product, A[y, x] = a_y · a_x. It need
-# never be written down: average the values over y, then over x. By hand: a map of 3 x 4 cells, one query, one cup.
+# attention**, RCDA, compares it with W columns and with H rows. A cell's weight is then a product, A[y, x] = a_y · a_x.
+# It need never be written down: average the values over y, then over x. By hand: a map of 3 x 4 cells, one query, one
+# cup.
 
 # %%
 memory = torch.zeros(3, 4, 2)  # (H, W, d)

@@ -197,8 +197,8 @@ with torch.no_grad():
 #
 # Not from a free vector any more. A small network reads a **point** off the learned query, and the point is written in
 # the same sine code as the cells. So code · code is large where the point is, before any training. But it is a round
-# spot of one size. So every layer after the first scales the code, number by number: **T = diag(MLP(f))**, where f is what the query has
-# found so far.
+# spot of one size. So every layer after the first scales the code, number by number: **T = diag(MLP(f))**, where f is
+# what the query has found so far.
 
 # %%
 from detr_mini.positions import SineGrid, sine
@@ -265,8 +265,8 @@ for term, value in ap.items():
 assert ap["position"] < 0.5 * ap[None]
 
 # %% [markdown]
-# In DETR address against address could go (notebook 10). Here it decides, and content refines. Does it learn faster? The recorded races, three seeds each;
-# and section 1's measure again.
+# In DETR address against address could go (notebook 10). Here it decides, and content refines. Does it learn faster?
+# The recorded races, three seeds each; and section 1's measure again.
 
 # %%
 from detr_mini.course.race_table import at_step, read_runs
@@ -415,8 +415,9 @@ for number, box in enumerate(boxes, start=1):
 
 # %% [markdown]
 # The `detach` cuts the chain: layer 3 looks from its box as from a fact. But what layer 3 *reports* is written relative
-# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (The anchor is not cut off
-# from layer 1, so layer 2 teaches it, too.) That is how the authors' code does it. Now the trained detector: the box with which a query enters each layer, and its answer.
+# to a box that still has its gradient, so it also teaches layer 2. One layer back, no further. (The anchor is not cut
+# off from layer 1, so layer 2 teaches it, too.) That is how the authors' code does it. Now the trained detector: the
+# box with which a query enters each layer, and its answer.
 
 # %%
 with torch.no_grad(), dm.AttentionTrace(trained["dab"]) as trace:

@@ -687,8 +687,9 @@ print(f"published on COCO, 50 epochs: {FORMS['sam']['coco'].ap}; with the Gaussi
 #
 # - **A re-sampled query only asks.** What is collected is added to the *old* content.
 # - **Points learn from content only.** The sine code of a point is taken without gradient.
-# - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual: with the alignment, 16.8 million
-#   parameters more than DETR. Asked (its issue 7), the author says: width helps; but eight points beat one at the usual width, too.
+# - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual: with the alignment, 16.8
+#   million parameters more than DETR. Asked (its issue 7), the author says: width helps; but eight points beat one at
+#   the usual width, too.
 # - **"Plug and play"**, say abstract and summaries. The code changes more: see *Also* in section 12's card.
 # - **"Without sacrificing its accuracy"**: 39.8 after 50 epochs; DETR, 42.0 after 500.
 # - **Two recipes.** The 12-epoch figures come from a model with one more layer: a GroupNorm behind the input projection.
