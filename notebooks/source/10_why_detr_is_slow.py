@@ -152,7 +152,7 @@ def gradients(model, names, images=32):
 parts = "box_head.layers.2", "layers.2.cross_attention.value", "layers.2.cross_attention.query"
 for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in parts]).items():
     length, left = each.norm(dim=1).mean(), each.mean(dim=0).norm()
-    print(f"{name:45} length {length:4.1f}, of which survives {left / length:.0%}")
+    print(f"{name:45} length {length:4.1f}, of which survives {left / length:.1f}")
 
 # %% [markdown]
 # On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they agree much
