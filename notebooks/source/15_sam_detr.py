@@ -16,6 +16,7 @@
 
 # %%
 import json
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -660,8 +661,6 @@ reveal("15.needed", "c" if worst > best - 0.02 else "b" if worst > best - 0.2 el
 # ## 15. The paper's claims, and ours
 
 # %%
-from statistics import median
-
 from detr_mini.published import FORMS
 
 to_half = {name: median(reached(rows, 0.5) for rows in race[name]) for name in ("detr", "sam")}
