@@ -1,6 +1,6 @@
 """Is a larger picture slower to learn? The same things, of the same size in pixels, on more places.
 
-    python -m detr_mini.course.more_places --detectors detr smca --sides 192 --steps 4000
+    python -m detr_mini.course.more_places --detectors detr --sides 192 --steps 4000
 
 The course's scenes are 128 pixels wide: 8 x 8 places for attention. Here they are 96 (6 x 6) or 192 pixels wide
 (12 x 12), and hold as many things of as many pixels. So a thing covers another part of the picture, and nothing else
