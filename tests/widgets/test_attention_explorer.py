@@ -1,7 +1,6 @@
 """AttentionExplorer: what it shows is what the detector recorded, for every detector and every setting."""
 
 import re
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
+from speed import quickest
 
 from detr_mini import zoo
 from detr_mini.checkpoints import load_weights
@@ -263,10 +263,6 @@ def test_an_image_that_is_none_is_refused() -> None:
 
 
 def test_a_still_picture_is_drawn_at_once(explored: dict[str, Explored]) -> None:
-    """Processor time of the still form, the best of five. What answers to keys is the live form (test_browser.py)."""
-    one, spent = explored["deformable"], []
-    for _ in range(5):
-        start = time.process_time()
-        plots.live_png(render_exploring(one, first_state(one)))
-        spent.append(time.process_time() - start)
-    assert min(spent) < 0.25
+    """Processor time of the still form. What answers to keys is the live form (test_browser.py)."""
+    one = explored["deformable"]
+    assert quickest(lambda state: plots.live_png(render_exploring(one, state)), [first_state(one)] * 6) < 0.25

@@ -2,12 +2,12 @@
 
 import itertools
 import re
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from speed import quickest
 
 from detr_mini.course import plots
 from detr_mini.course.deformable_playground import (
@@ -153,13 +153,11 @@ def test_a_detector_with_one_level_shows_that_one() -> None:
 
 def test_it_is_quick() -> None:
     """A tenth of a second of processor time for the decoder, the picture and the words together."""
-    render_dragged(Dragged())
-    started = time.process_time()
-    for step in range(5):
-        state = Dragged(x=0.3 + 0.1 * step)
-        render_dragged(state)
+    def answer(state: Dragged) -> None:
+        plots.live_png(render_dragged(state))
         describe_dragged(state)
-    assert (time.process_time() - started) / 5 < 0.1 * torch.get_num_threads()
+
+    assert quickest(answer, [Dragged(x=0.3 + 0.1 * step) for step in range(6)]) < 0.1 * torch.get_num_threads()
 
 
 def test_who_only_reads_sees_the_first_state() -> None:
