@@ -8,7 +8,6 @@ rate falls, so the first 250 steps of a longer run are a run of 250 steps. Files
 
 import argparse
 import json
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +16,11 @@ import torch
 from torch import nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
-from detr_mini.files import DATA, atomic
+from detr_mini.files import DATA
 from detr_mini.training import fit
 from detr_mini.variants.dab import DabDetr
 
@@ -73,11 +72,8 @@ def record(name: str, folder: Path = RUNS, steps: int = STEPS, every: int = EVER
     model = zoo.build("dab", "scenes", recipe.model)
     form.start(model)
     done = fit(model, Scenes(4000, seed=0), recipe, evaluate=measure, evaluate_every=every, seed=SEED, progress=False)
-    command = f"python -m detr_mini.course.dab_ablation {shlex.quote(name)}"
-    head = provenance("dab", recipe, SEED) | {"form": name, "says": form.says, "command": command}
-    with atomic(path_of(name, folder)) as temporary:
-        lines = [head, *evaluations(done.history, results)]
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    head = provenance("dab", recipe, SEED, __spec__.name) | {"form": name, "says": form.says}
+    write_lines(path_of(name, folder), [head, *evaluations(done.history, results)])
     return path_of(name, folder)
 
 

@@ -11,20 +11,17 @@ scenes, with the measures of looking.py. A run whose file is there is not repeat
 """
 
 import argparse
-import json
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Recorder
 from detr_mini.course.why_slow import MEASURED, STEPS, Meter
 from detr_mini.data.scenes import PRESETS, Preset, Scenes
-from detr_mini.files import DATA, atomic
+from detr_mini.files import DATA
 from detr_mini.recipes import Recipe
 from detr_mini.training import fit
 
@@ -62,15 +59,9 @@ def record(name: str, side: int, steps: int, folder: Path, seed: int = 0) -> Pat
     model = zoo.build(name, "scenes", recipe.model)
     meter.look(model, 0)
     fit(model, train_set, recipe, callbacks=(meter,), seed=seed, progress=False)
-    head = provenance(name, recipe, seed) | {"command": command(), "side": side, "scenes": MEASURED}
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *meter.lines)))
+    head = provenance(name, recipe, seed, __spec__.name) | {"side": side, "scenes": MEASURED}
+    write_lines(path, [head, *meter.lines])
     return path
-
-
-def command() -> str:
-    """The command line of this run, for its provenance."""
-    return f"python -m detr_mini.course.more_places {shlex.join(sys.argv[1:])}".strip()
 
 
 def main(words: list[str] | None = None) -> None:

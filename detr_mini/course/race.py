@@ -143,15 +143,15 @@ def evaluations(history: list[dict], results: list[dict]) -> list[dict]:
     return lines
 
 
-def provenance(name: str, recipe: Recipe, seed: int) -> dict:
-    """Where a run's figures come from."""
-    return {"detector": name, "seed": seed} | origin() | {"recipe": asdict(recipe)}
+def provenance(name: str, recipe: Recipe, seed: int, module: str = "detr_mini") -> dict:
+    """Where a run's figures come from. module: what `python -m` was given."""
+    return {"detector": name, "seed": seed} | origin(module) | {"recipe": asdict(recipe)}
 
 
-def origin() -> dict:
+def origin(module: str = "detr_mini") -> dict:
     """Which command at which commit on which machine."""
     return {
-        "command": f"python -m detr_mini {shlex.join(sys.argv[1:])}",
+        "command": f"python -m {module} {shlex.join(sys.argv[1:])}".strip(),
         "commit": commit(),
         "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
     }

@@ -12,9 +12,6 @@ beside DETR's and SMCA's own of seed 0. A run whose file is there is not repeate
 """
 
 import argparse
-import json
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -22,14 +19,14 @@ import torch
 from torch import nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Recorder
-from detr_mini.course.why_slow import GAP, LOOKS, MEASURED, SPLIT, Meter
+from detr_mini.course.why_slow import LOOKS, MEASURED, Meter
 from detr_mini.data.scenes import Scenes
 from detr_mini.decoder import Decoder
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
-from detr_mini.files import DATA, atomic
+from detr_mini.files import DATA
 from detr_mini.recipes import Recipe
 from detr_mini.training import fit
 
@@ -58,10 +55,11 @@ def record(part: str, steps: int, folder: Path, seed: int = 0) -> Path:
     if path.is_file():
         return path
     torch.manual_seed(seed)
-    model, head = build(part, recipe), heading(part, recipe, seed)
+    model = build(part, recipe)
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
     looks = tuple(step for step in LOOKS if step < steps) + (steps,)
     meter, results = Meter(Recorder(held_out, range(MEASURED), recipe.data, recipe.loss, ()), looks), []
+    head = provenance("smca", recipe, seed, __spec__.name) | {"part": part, "measured": meter.facts()}
 
     def measure(detector: Detr) -> AveragePrecision:
         results.append(evaluate(detector, held_out, recipe.data, batch_size=50))
@@ -73,16 +71,8 @@ def record(part: str, steps: int, folder: Path, seed: int = 0) -> Path:
     evaluated = [line["step"] for line in run.history if "ap50" in line]
     figures = [{"step": step, "ap": result.ap, "ap50": result.ap50}
                for step, result in zip(evaluated, results, strict=True)]
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *meter.lines, *figures)))
+    write_lines(path, [head, *meter.lines, *figures])
     return path
-
-
-def heading(part: str, recipe: Recipe, seed: int) -> dict[str, object]:
-    """Where the figures come from, and what they were measured on."""
-    command = f"python -m detr_mini.course.smca_parts {shlex.join(sys.argv[1:])}".strip()
-    measured = {"scenes": MEASURED, "held_out_seed": HELD_OUT_SEED, "gap": GAP, "split": SPLIT}
-    return provenance("smca", recipe, seed) | {"part": part, "command": command, "measured": measured}
 
 
 def main(words: list[str] | None = None) -> None:

@@ -13,8 +13,6 @@ the last digit: floating-point sums differ between machines, and a training enla
 
 import argparse
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import torch
@@ -23,13 +21,12 @@ from torch import Tensor
 from detr_mini import zoo
 from detr_mini.attention import MultiHeadAttention
 from detr_mini.course.looking import flipped, listen, measure, score_terms, spread
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Look, Recorder
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import evaluating
-from detr_mini.files import DATA, atomic
-from detr_mini.recipes import Recipe
+from detr_mini.files import DATA
 from detr_mini.trace import AttentionTrace
 from detr_mini.training import Step, fit
 
@@ -50,6 +47,11 @@ class Meter:
         self.recorder, self.steps, self.gap = recorder, frozenset(steps), gap
         self.owners: dict[int, Tensor] = {}
         self.lines: list[dict[str, object]] = []
+
+    def facts(self) -> dict[str, int]:
+        """What is measured, for the head of the lines' file."""
+        scenes = len(self.recorder.originals)
+        return {"scenes": scenes, "held_out_seed": HELD_OUT_SEED, "gap": self.gap, "split": SPLIT}
 
     def __call__(self, step: Step) -> None:
         if step.number in self.steps:
@@ -105,24 +107,16 @@ def record(name: str, steps: int, folder: Path, seed: int = 0) -> Path:
     if not all(isinstance(layer.cross_attention, MultiHeadAttention) for layer in model.decoder.layers):
         raise ValueError(f"{name}'s cross-attention has no map over all places to measure: choose detr or smca")
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
-    head = heading(name, recipe, seed)
     looks = tuple(step for step in LOOKS if step < steps) + (steps,)
     recorder = Recorder(held_out, range(REPLAYED), recipe.data, recipe.loss, looks)
     meter = Meter(Recorder(held_out, range(MEASURED), recipe.data, recipe.loss, ()), looks)
+    head = provenance(name, recipe, seed, __spec__.name) | {"measured": meter.facts()}
     recorder.look(model, 0)
     meter.look(model, 0)
     fit(model, train_set, recipe, callbacks=(recorder, meter), seed=seed, progress=False)
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in (head, *meter.lines)))
+    write_lines(path, [head, *meter.lines])
     recorder.recording().slim().save(path.with_suffix(".safetensors"), **head)
     return path
-
-
-def heading(name: str, recipe: Recipe, seed: int) -> dict[str, object]:
-    """Where the figures come from, and what they were measured on."""
-    command = f"python -m detr_mini.course.why_slow {shlex.join(sys.argv[1:])}".strip()
-    measured = {"scenes": MEASURED, "held_out_seed": HELD_OUT_SEED, "gap": GAP, "split": SPLIT}
-    return provenance(name, recipe, seed) | {"command": command, "measured": measured}
 
 
 def read_measures(path: Path | str) -> tuple[dict[str, object], list[dict[str, object]]]:

@@ -134,7 +134,7 @@ def run(form: str, seed: int, steps: int, path: Path, every: int) -> None:
     results = measured(unfinished, every)
     torch.manual_seed(seed)
     model = build(form, recipe)
-    head = provenance(model.system, recipe, seed) | {"form": form, "command": command(), "parameters": zoo.count(model)}
+    head = provenance(model.system, recipe, seed, __spec__.name) | {"form": form, "parameters": zoo.count(model)}
 
     def measure(detector: Detr) -> AveragePrecision:
         result = evaluate(detector, held_out, recipe.data, batch_size=50)
@@ -147,11 +147,6 @@ def run(form: str, seed: int, steps: int, path: Path, every: int) -> None:
                seed=seed, progress=False)
     write_lines(path, [head, *evaluations(done.history, results)])
     shutil.rmtree(unfinished)
-
-
-def command() -> str:
-    """The command line of this run, for its provenance."""
-    return " ".join(["python -m detr_mini.course.without_cross_attention", *sys.argv[1:]])
 
 
 def main(arguments: list[str] | None = None) -> int:

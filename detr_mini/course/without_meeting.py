@@ -13,7 +13,6 @@ seed's weights, after 2,500 steps, are kept in half precision; notebook 06 measu
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -25,11 +24,11 @@ from torchvision.ops import batched_nms
 from detr_mini import zoo
 from detr_mini.boxes import cxcywh_to_xyxy, pairwise_iou
 from detr_mini.checkpoints import check_names, read_facts, save_weights
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, Predictions, average_precision, predict
-from detr_mini.files import DATA, atomic
+from detr_mini.files import DATA
 from detr_mini.recipes import Recipe
 from detr_mini.training import Callback, Step, describe, fit
 
@@ -125,7 +124,7 @@ def run(recipe: Recipe, seed: int, path: Path, every: int, weights: Path) -> Non
     """Train once without meetings and write the run's file, and the weights where there are none yet."""
     train_set, held_out = Scenes(4000, seed=0), Scenes(400, seed=HELD_OUT_SEED)
     results: list[dict] = []
-    head = provenance(NAME, recipe, seed) | {"command": command()}
+    head = provenance(NAME, recipe, seed, __spec__.name)
 
     def measure(detector: Detr) -> AveragePrecision:
         found = predict(detector, held_out, recipe.data, batch_size=50)
@@ -143,8 +142,7 @@ def run(recipe: Recipe, seed: int, path: Path, every: int, weights: Path) -> Non
     keep = () if weights.is_file() else (keeper(weights, facts),)
     done = fit(model, train_set, recipe, evaluate=measure, evaluate_every=every, callbacks=keep, seed=seed,
                progress=False)
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in [head, *evaluations(done.history, results)]))
+    write_lines(path, [head, *evaluations(done.history, results)])
 
 
 def keeper(path: Path, facts: dict) -> Callback:
@@ -154,11 +152,6 @@ def keeper(path: Path, facts: dict) -> Callback:
             save_weights(step.model, path, half=True, **facts, steps=step.number)
 
     return keep
-
-
-def command() -> str:
-    """The command line of this run, for its provenance."""
-    return " ".join(["python -m detr_mini.course.without_meeting", *sys.argv[1:]])
 
 
 def main(arguments: list[str] | None = None) -> int:
