@@ -22,12 +22,11 @@ import numpy as np  # noqa: E402 - threads are read when these are first importe
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
 
 @pytest.fixture(autouse=True)
-def fixed_seeds() -> None:
-    """Every test starts from the same random numbers, whichever tests ran before it."""
+def fixed_ground() -> None:
+    """Every test starts from the same random numbers and threads, whichever tests ran before it."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -160,7 +160,7 @@ TOPICS: dict[str, tuple[tuple[str, ...], str]] = {
     "matching": (("predictions", "matching"), "matching predictions to true objects"),
     "loss": (("matching", "loss"), "the loss on matched pairs"),
     "training": (("predictions", "matching", "loss"), "training: predict, match, compare, improve"),
-    "cross_attention": (("queries", "decoder"), "where the queries look, and how slowly they learn it"),
+    "cross_attention": (("queries", "decoder"), "cross-attention: where the queries look"),
 }
 
 

@@ -118,7 +118,7 @@ for name, key in zip(names, keys):
 # ## 3. Weigh: from scores to weights
 #
 # Weights should be positive and add up to 1. The **softmax** does that: take the exponential of each score, then
-# divide by the sum of them all.
+# divide by the sum of them all. Predict, before you compute:
 
 # %%
 predict("01.weights", "The scores are 4, 3, 2 and -3. Which weight will Attic get?",

@@ -166,7 +166,7 @@ print("one matrix:   weights are symmetric:",
 #
 # So r:s would be larger than itself. **No** shared matrix plays this game, however long it is trained.
 #
-# There is a second loss. With one matrix, a token's score for itself is the square of a length. Can two tokens both
+# There is a second loss. With one matrix, a token's score for itself is the square of a length. Predict: can two tokens both
 # prefer each other to themselves?
 
 # %%
@@ -354,9 +354,9 @@ for _ in range(80):
     optimizer.zero_grad(), loss.backward(), optimizer.step()
 
 after = misses()
-print("before: median miss above 25 pixels:", bool(before.median() > 25))
-print("after:  median miss below 10 pixels:", bool(after.median() < 10))
-print("after:  nine in ten within one place (16 pixels):", bool((after < 16).float().mean() > 0.9))
+print(f"before: median miss about {round(before.median().item(), -1):.0f} pixels")
+print(f"after:  median miss about {after.median():.0f} pixels; "
+      f"{(after < 16).float().mean():.1f} of the answers within one place (16 pixels)")
 
 # %% [markdown]
 # Eighty steps, and it answers for pictures that it never saw. Before you run the next cell, say aloud what the maps will
@@ -374,8 +374,8 @@ boxes = dict(zip(targets[12]["labels"].tolist(), targets[12]["boxes"] * 128))  #
 for label, weights in zip(asked, maps):
     centre, size = boxes[label].split(2)
     inside = ((spots - centre).abs() < size / 2 + 8).all(dim=-1)  # (64,) places that touch the box
-    print(f"{CLASSES[label]:5} more than 0.8 of the attention lies on it: "
-          f"{bool(weights[inside].sum() > 0.8)}")
+    print(f"{CLASSES[label]:5} is on {inside.float().mean():.2f} of the places, and gets "
+          f"{weights[inside].sum():.1f} of the attention")
 
 # %%
 figure, axes = plots.canvas(4, height=2.1)

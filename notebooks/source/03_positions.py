@@ -170,8 +170,8 @@ show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, 
 #
 # ## 3. The smallest address: a number
 #
-# The obvious one: lamp 0 gets 0, lamp 1 gets 1, and so on. Attention compares by dot product. What does that make of
-# numbers?
+# The obvious one: lamp 0 gets 0, lamp 1 gets 1, and so on. Attention compares by dot product. Predict what that
+# makes of numbers.
 
 # %%
 predict("03.number", "Address = number of the place. To which place is place 2 most similar, by dot product?",

@@ -210,7 +210,7 @@ print("equal to the package's tokens:", torch.equal(by_hand, tokens))
 # %% [markdown]
 # ## 4. What a stride means
 #
-# Stride 16 means: a new token every 16 pixels. It does not mean that a token sees 16 pixels.
+# Stride 16 means: a new token every 16 pixels. It does not mean that a token sees 16 pixels. Predict what it does see:
 
 # %%
 predict("05.window", "How wide is the window of pixels that one token of the small backbone depends on?",

@@ -363,7 +363,7 @@ print("equal to the detector's answer:", torch.allclose(boxes, output.boxes[-1],
 # %% [markdown]
 # ## 8. What each query is after
 #
-# An address is fixed before any image is seen. So what can a query know from it? Let us collect the final boxes of every
+# An address is fixed before any image is seen. Predict: what can a query know from it? Let us collect the final boxes of every
 # query over 200 scenes.
 
 # %%

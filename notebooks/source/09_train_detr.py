@@ -58,7 +58,7 @@ print("the last one: image", tuple(image.shape),
 # ## 2. Before training
 #
 # Here is a DETR with random weights. Only its small backbone has been trained before, to name single things; it stays
-# frozen. There are 25 queries, so there are 25 boxes per image.
+# frozen. There are 25 queries, so there are 25 boxes per image. Predict them:
 
 # %%
 predict("09.untrained", "An untrained DETR, 25 queries. What do their 25 boxes look like in one image?",

@@ -296,8 +296,7 @@ for number in (0, 1):
     corners = dm.boxes.cxcywh_to_xyxy(recording.boxes[rows, -1, number, query].float()) * 128  # (5, 4)
     show(looks(recording.images[number], maps, [f"step {step:,}" for step in steps], boxes=corners),
          alt="A scene with five boxes of one query, and its map at five steps. At step 0 the map covers the whole "
-             "image. It shrinks to a few cells: left of and below the middle in the first scene, below it in the "
-             "second.")
+             f"image. It shrinks to a few cells {('left of and', 'only')[number]} below the middle.")
 
 # %% [markdown]
 # At step 100 the box has moved, and the map is still everywhere; from 400 on a home shows. What answers to the image is

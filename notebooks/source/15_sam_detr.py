@@ -343,7 +343,7 @@ show(figure, alt="Bars for five kinds of query. The reader of memory understands
 # The reader understands most of what asks **before the first step**: nothing had to be learned for that. The old content,
 # which SAM-DETR carries along, is as foreign as DETR's.
 #
-# ## 7. Is one language enough?
+# ## 7. Predict: is one language enough?
 
 # %%
 predict("15.start", "A new SAM-DETR asks with its object's own features, cosine 0.73. How much of its "

@@ -264,7 +264,7 @@ print(", ".join(f"{shown(a)}/{shown(b)}" for a, b in unclear))
 # So in AP there are three groups: Deformable, five in the middle, DETR. Inside the middle these runs leave nearly
 # everything open.
 #
-# How much does a band of three seeds promise? Suppose runs are drawn from a bell curve. Draw three, then a fourth.
+# Predict how much a band of three seeds promises. Suppose runs are drawn from a bell curve. Draw three, then a fourth.
 
 # %%
 predict("16.fourth", "How often does a fourth run fall outside the range of the first three?",

@@ -447,7 +447,7 @@ for threshold, (right, invented, missed) in table.items():
 # the threshold on validation photographs, write it down, and leave it.
 #
 # Second: **would another validation set say the same?** Take AP50 of the course's Deformable DETR on 200 scenes, and
-# ask how it would look to somebody who has fewer.
+# predict how it would look to somebody who has fewer.
 
 # %%
 predict("20.trust", "AP50 on 200 scenes is about 0.98. Ten people measure it on 12 scenes each. Their figures differ by ...",
