@@ -43,11 +43,13 @@ def same_sides(model: DabDetr) -> None:
 
 
 PLAIN = {"modulate": False, "refine": False, "key_temperature": 10000.0}
+PARTS = {"modulation": "modulate", "update": "refine", "temperature": "key_temperature"}  # the novelties, one by one
 FORMS = {
     "same sides": Form("all anchors start with the same sides", start=same_sides),
     "no novelties": Form("no modulation, no update of the box, one temperature", PLAIN),
     "neither": Form("no modulation, no update, one temperature, and the same sides", PLAIN, same_sides),
-}
+} | {f"no {part}": Form(f"only {part} is taken out", {setting: PLAIN[setting]})
+     for part, setting in PARTS.items()}
 
 
 def path_of(name: str, folder: Path = RUNS) -> Path:

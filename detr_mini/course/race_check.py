@@ -8,6 +8,9 @@ band must be widened. Were runs normally distributed, a new one would lie within
 cases, where s is the standard deviation of the n seeds and t Student's for n - 1 degrees of freedom; for three seeds
 that is ± 5.0 s. By luck s is sometimes tiny. So no detector's s, relative to its mean, counts for less than the middle
 one of all detectors. What must lie within is the median of the new runs.
+
+One figure in twenty lies outside by this rule's own reckoning. So of a few figures all must lie within, and of many 95
+in 100; each that does not is named.
 """
 
 import math
@@ -35,15 +38,17 @@ def crossing(rows: list[dict], budget: int, level: float) -> float | None:
 
 
 MEASURES: dict[str, Callable[[list[dict], int], float | None]] = {
-    "steps to AP50 0.5": partial(crossing, level=0.5),
-    "steps to AP50 0.7": partial(crossing, level=0.7),
+    f"steps to AP50 {level}": partial(crossing, level=level) for level in (0.3, 0.5, 0.7)
+} | {
     "AP50 at the end": partial(last, key="ap50"),
     "AP at the end": partial(last, key="ap"),
+    "AP, medium things": partial(last, key="ap_medium"),
+    "AP, small things": partial(last, key="ap_small"),
 }
 
 
 def agreement(committed: Path, fresh: Path) -> tuple[str, bool]:
-    """A line per detector and figure, and whether all new figures lie within the widened bands.
+    """A line per detector and figure, and whether 95 in 100 of the new figures lie within the widened bands.
 
     Raises FileNotFoundError for a folder without runs, and ValueError for a new run that has no committed counterpart:
     another detector, another recipe (but for the number of steps), or fewer than two seeds to compare with.
@@ -51,7 +56,7 @@ def agreement(committed: Path, fresh: Path) -> tuple[str, bool]:
     before, now = read_runs(committed), read_runs(fresh)
     for name, runs in now.items():
         comparable(name, before.get(name, []), runs)
-    lines, agree = [], True
+    lines, within = [], []
     for name, runs in now.items():
         budget = common(before[name] + runs)
         for title, measure in MEASURES.items():
@@ -63,12 +68,11 @@ def agreement(committed: Path, fresh: Path) -> tuple[str, bool]:
             low, high = widened(known, floor(before, measure))
             high = high if max(known) > 1 else min(high, 1.0)  # no precision is above 1
             new = [measure(rows, budget) for _, rows in runs]
-            inside = low <= middle(new) <= high
-            agree &= inside
+            within.append(bool(low <= middle(new) <= high))
             lines.append(f"{name:<12} {title:<18} committed {band(known)}, allowed {band([low, high])}, "
-                         f"new {said(middle(new))}: {'within' if inside else 'OUTSIDE'}")
-    verdict = "All new figures lie within the bands." if agree else "Some new figures lie outside the bands."
-    return "\n".join([*lines, verdict]), agree
+                         f"new {said(middle(new))}: {'within' if within[-1] else 'OUTSIDE'}")
+    lines.append(f"{sum(within)} of {len(within)} new figures lie within the bands.")
+    return "\n".join(lines), sum(within) >= COVERED * len(within)
 
 
 def comparable(name: str, before: Runs, runs: Runs) -> None:

@@ -2,7 +2,8 @@
 
 notebooks/conftest.py takes the hooks from here. After the last cell of a notebook comes one more test, "minutes": the
 time that its cells took is at most 1.5 times what its first cell states. A minute is free, for it is mostly start-up.
-All notebooks together should take twenty-five minutes on two idle cores; 1.5 times that is allowed for them, too.
+And once more at the very end: the students' notebooks 00 to 10 take at most twelve minutes together, 00 to 16 at most
+twenty-five; all of them, the solved ones included, at most three quarters of an hour.
 
 What is measured is the wall clock; or the kernel's processor time where that is less, so that a machine that is busy
 with other things does not make a notebook too slow.
@@ -18,7 +19,9 @@ import psutil
 import pytest
 
 OFFLINE = Path(__file__).with_name("offline")
-TOLERANCE, FREE, ALL = 1.5, 60.0, 1.5 * 1500.0  # a factor, seconds, seconds
+TOLERANCE, FREE = 1.5, 60.0  # a factor, seconds
+BUDGETS = {"00 to 10": 12.0, "00 to 16": 25.0}  # minutes of the students' notebooks from one number to another
+ALL = 45.0  # minutes of everything
 WORDS = {word: number for number, word in enumerate(
     "a two three four five six seven eight nine ten eleven twelve".split(), 1)} | {"one": 1}
 STATED = re.compile(
@@ -66,17 +69,34 @@ class Minutes(pytest.Item):
 
 
 class Together(pytest.Item):
-    """The very last test, of the whole session."""
+    """A last test, of several notebooks: their minutes together."""
 
     def runtest(self) -> None:
-        used = sum(getattr(notebook, "seconds", 0.0) for notebook in self.notebooks)
-        assert used <= ALL, f"all notebooks together ran for {used / 60:.1f} minutes; {ALL / 60:g} are allowed"
+        used = sum(getattr(notebook, "seconds", 0.0) for notebook in self.notebooks) / 60
+        print(f"{self.name}: {used:.1f} of {self.allowed:g} minutes")
+        assert used <= self.allowed, f"{self.name} ran for {used:.1f} minutes together; {self.allowed:g} are allowed"
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo) -> str:
         return str(excinfo.value)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        return self.path, 0, "all notebooks: minutes"
+        return self.path, 0, f"{self.name}: minutes"
+
+
+def together(session: pytest.Session, notebooks: list[pytest.File]) -> Iterator[Together]:
+    """The last tests: one for every budget of which a notebook runs, and one for all."""
+    groups = {f"notebooks {numbers}": (minutes, [one for one in notebooks if within(one.path, *numbers.split(" to "))])
+              for numbers, minutes in BUDGETS.items()} | {"all notebooks": (ALL, notebooks)}
+    for name, (allowed, some) in groups.items():
+        if some:
+            last = Together.from_parent(session, name=name)
+            last.allowed, last.notebooks = allowed, some
+            yield last
+
+
+def within(path: Path, first: str, last: str) -> bool:
+    """Whether a path is a student's notebook with a number in a range."""
+    return path.parent.name != "solutions" and first <= path.name[:2] <= last
 
 
 def processor_seconds(notebook: pytest.File) -> float:
@@ -94,15 +114,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """One more test after each notebook's cells, and one at the end."""
+    """One more test after each notebook's cells, and a few at the end."""
     notebooks = list(dict.fromkeys(item.parent for item in items if type(item).__name__ == "IPyNbCell"))
     for notebook in notebooks:
         notebook.waited = 0.0
         last = max(index for index, item in enumerate(items) if item.parent is notebook)
         items.insert(last + 1, Minutes.from_parent(notebook, name="minutes"))
-    if notebooks:
-        items.append(Together.from_parent(session, name="minutes of all notebooks"))
-        items[-1].notebooks = notebooks
+    items.extend(together(session, notebooks))
 
 
 @pytest.hookimpl(wrapper=True)

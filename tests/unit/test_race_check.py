@@ -13,7 +13,8 @@ from detr_mini.course.race_table import read_runs
 def write_run(folder, name, seed, scale=1.0, steps=(100, 200, 300, 400), **recipe):
     """A made-up run: AP50 rises to 0.8 * scale in equal parts."""
     folder.mkdir(exist_ok=True)
-    rows = [{"step": step, "seconds": step / 10, "ap50": 0.2 * scale * part, "ap": 0.1 * scale * part}
+    rows = [{"step": step, "seconds": step / 10, "ap50": 0.2 * scale * part}
+            | {key: 0.1 * scale * part for key in ("ap", "ap_medium", "ap_small")}
             for part, step in enumerate(steps, 1)]
     origin = {"detector": name, "seed": seed, "recipe": {"train": {"steps": steps[-1], "batch": 16}} | recipe}
     (folder / f"{name}-seed{seed}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [origin, *rows]))
@@ -33,7 +34,8 @@ def test_runs_within_the_bands_agree(folders, capsys):
     write_run(new, "dab", 0, 1.05)
     assert main(["race", "--against", str(old), "--to", str(new)]) == 0
     said = capsys.readouterr().out
-    assert said.count("within") == 5 and "steps to AP50 0.5  committed 245 to 255" in said
+    assert said.count(": within") == 7 and said.endswith("7 of 7 new figures lie within the bands.\n")
+    assert "steps to AP50 0.5  committed 245 to 255" in said
     assert "AP50 at the end    committed 0.784 to 0.816, allowed 0.7" in said and "new 0.840: within" in said
 
 
@@ -43,7 +45,21 @@ def test_runs_outside_are_named_and_the_status_says_so(folders, capsys):
     write_run(new, "detr", 0, 0.6)
     assert main(["race", "--against", str(old), "--to", str(new)]) == 1
     said = capsys.readouterr().out
-    assert said.count("OUTSIDE") == 8 and "new not reached: OUTSIDE" in said and said.endswith("outside the bands.\n")
+    assert said.count("OUTSIDE") == 14 and "new not reached: OUTSIDE" in said
+    assert said.endswith("\n0 of 14 new figures lie within the bands.\n")
+
+
+@pytest.mark.parametrize(("detectors", "agree"), [(2, False), (3, True)])
+def test_one_figure_of_many_may_lie_outside(tmp_path, detectors, agree):
+    """One of 14 is more than one in twenty, one of 21 is not."""
+    for number in range(detectors):
+        for folder, seeds in (("old", (0, 1, 2)), ("new", (0,))):
+            for seed in seeds:
+                write_run(tmp_path / folder, f"detector{number}", seed, 1.0 + 0.02 * seed)
+    path = tmp_path / "new" / "detector0-seed0.jsonl"
+    path.write_text(path.read_text().replace('"ap_small": 0.4', '"ap_small": 0.9'))
+    words, agreed = agreement(tmp_path / "old", tmp_path / "new")
+    assert words.count("OUTSIDE") == 1 and f"{7 * detectors - 1} of {7 * detectors} new" in words and agreed is agree
 
 
 def test_the_median_of_the_new_seeds_counts_and_shorter_runs_are_compared_where_they_end(folders):

@@ -1,4 +1,4 @@
-"""No network in a notebook that is tested: Python imports this file by itself, in the kernel and in what it starts.
+"""No network in a notebook that is tested: Python imports this file by itself, in kernels and in what they start.
 
 guards.py puts this folder on PYTHONPATH. A connection or a look-up that leaves the machine fails at once and says why.
 Loopback works, and so do a kernel's own sockets.
@@ -30,7 +30,13 @@ def of_address(connection, *arguments):
     return arguments[-1][0] if inet and isinstance(arguments[-1], tuple) else None
 
 
+def of_message(connection, buffers, ancillary=(), flags=0, address=None):
+    """The host that a message is sent to; None where the socket is connected."""
+    return of_address(connection, address)
+
+
 for name in ("connect", "connect_ex", "sendto"):
     setattr(socket.socket, name, refusing(getattr(socket.socket, name), "connect to", of_address))
+socket.socket.sendmsg = refusing(socket.socket.sendmsg, "connect to", of_message)
 for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
     setattr(socket, name, refusing(getattr(socket, name), "look up", lambda host=None, *rest, **options: host))
