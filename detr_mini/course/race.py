@@ -149,9 +149,10 @@ def provenance(name: str, recipe: Recipe, seed: int, module: str = "detr_mini") 
 
 
 def origin(module: str = "detr_mini") -> dict:
-    """Which command at which commit on which machine."""
+    """Which command at which commit on which machine. A notebook's kernel has no command worth keeping."""
+    words = ["(from a notebook)"] if "ipykernel" in sys.argv[0] else map(shlex.quote, sys.argv[1:])
     return {
-        "command": f"python -m {module} {shlex.join(sys.argv[1:])}".strip(),
+        "command": " ".join(["python -m", module, *words]),
         "commit": commit(),
         "machine": {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
     }

@@ -72,7 +72,7 @@ def explain(axes: Axes, other: Runs | None, labels: Sequence[str]) -> None:
     for row, (colour, text) in enumerate(lines):
         axes.plot([0, 0.14], [0.8 - 0.2 * row] * 2, color=colour, linewidth=2.2)
         axes.text(0.2, 0.8 - 0.2 * row, text, va="center", fontsize=9)
-    axes.text(0, 0.36, "thin: each seed\nfilled: lowest to highest\nacross: training steps", va="top", fontsize=9)
+    axes.text(0, 0.36, "thin: each seed\nfilled: lowest to highest\nacross: steps of 16 images", va="top", fontsize=9)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.set_axis_off()
 

@@ -216,13 +216,17 @@ def heads(image: Tensor, maps: Tensor, box: Sequence[float] | None = None, *, ti
 def looks(
     image: Tensor, maps: Sequence[Tensor], titles: Sequence[str], boxes: Sequence = (), dots: Sequence = ()
 ) -> Figure:
-    """Attention maps side by side, each with its box (xyxy in pixels) or its dot (x, y in pixels), the image first."""
+    """Attention maps side by side, each with its box (xyxy in pixels) or its dot (x, y in pixels), the image first.
+
+    A box has the colour that it has in the image; one and the same box in all maps has one.
+    """
     figure, axes = canvas(len(maps) + 1, width=WIDTH, height=WIDTH / (len(maps) + 1) + 0.25)
-    scene(image, boxes, title="image", axes=axes[0])
+    one = len({tuple(array(box).tolist()) for box in boxes}) == 1
+    scene(image, boxes[:1] if one else boxes, title="image", axes=axes[0])
     for number, (place, weights) in enumerate(zip(axes[1:], maps, strict=True)):
         attention_map(image, weights, title=titles[number], axes=place)
         if len(boxes):
-            frame(place, array(boxes[number]), COLOURS[number % len(COLOURS)], 1.6)
+            frame(place, array(boxes[number]), COLOURS[0 if one else number % len(COLOURS)], 1.6)
         if len(dots):
             for target in (axes[0], place):
                 target.plot(*dots[number], "o", color=COLOURS[number], markeredgecolor="white", markersize=8)

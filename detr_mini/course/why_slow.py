@@ -31,6 +31,7 @@ from detr_mini.trace import AttentionTrace
 from detr_mini.training import Step, fit
 
 RUNS = DATA / "runs" / "why_slow"
+MINE = DATA / "my_runs" / "why_slow"  # where a learner's own recordings go
 STEPS = {"detr": 2500, "smca": 1000}
 LOOKS = (0, 10, 25, 50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1300, 1600, 2000, 2500)
 GAP = 25  # flips are counted against the matching so many steps before
@@ -117,6 +118,11 @@ def record(name: str, steps: int, folder: Path, seed: int = 0) -> Path:
     write_lines(path, [head, *meter.lines])
     recorder.recording().slim().save(path.with_suffix(".safetensors"), **head)
     return path
+
+
+def recorded(name: str) -> Path:
+    """A recording's file, "detr.jsonl": the learner's own where there is one, else the course's."""
+    return MINE / name if (MINE / name).is_file() else RUNS / name
 
 
 def read_measures(path: Path | str) -> tuple[dict[str, object], list[dict[str, object]]]:

@@ -135,6 +135,15 @@ def test_the_stored_runs(name: str) -> None:
     assert render_replay(recording, CLASSES, last) and "Query 0 says" in describe_replay(recording, CLASSES, last)
 
 
+def test_a_learners_own_recording_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is one; the others are the course's."""
+    monkeypatch.setattr(why_slow, "MINE", tmp_path)
+    assert why_slow.recorded("detr.jsonl") == why_slow.RUNS / "detr.jsonl"
+    (tmp_path / "detr.jsonl").touch()
+    assert why_slow.recorded("detr.jsonl") == tmp_path / "detr.jsonl"
+    assert why_slow.recorded("smca.jsonl") == why_slow.RUNS / "smca.jsonl"
+
+
 def test_a_run_leaves_its_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Two steps of the real thing on few scenes; a second call trains nothing."""
     for name, value in {"MEASURED": 6, "REPLAYED": 2, "SPLIT": 2}.items():

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,14 @@ def small(monkeypatch):
     model = replace(recipe.model, d_model=32, heads=4, encoder_layers=1, decoder_layers=1, feed_forward=32)
     tiny = replace(recipe, model=model, train=TrainRecipe(steps=4, batch=2, backbone_lr=0.0))
     monkeypatch.setattr(races, "scenes_recipe", lambda name, steps: tiny)
+
+
+def test_provenance_is_the_command_that_was_typed(monkeypatch):
+    """Quoted where needed. A notebook's kernel was started with a file of nobody's, and only says that it was one."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/dab_ablation.py", "same sides", "--to", "runs"])
+    assert races.origin("detr_mini.x")["command"] == "python -m detr_mini.x 'same sides' --to runs"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/ipykernel_launcher.py", "-f", "/tmp/kernel.json"])
+    assert races.origin()["command"] == "python -m detr_mini (from a notebook)"
 
 
 def test_a_race_leaves_curves_with_provenance_and_weights_and_goes_on(small, tmp_path):

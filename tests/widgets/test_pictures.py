@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from nbconvert import HTMLExporter
+from PIL import Image
 
 import detr_mini as dm
 from detr_mini.course import coursemap, notebook, pipeline, plots
@@ -89,6 +91,24 @@ def test_pictures_are_packed_tightly() -> None:
     shown = plots.bundle(drawing, words)
     assert shown["text/plain"] == " ".join(words.split()) and f'alt="{shown["text/plain"]}"' in shown["text/html"]
     assert base64.b64decode(re.search(r"base64,([^\"]+)", shown["text/html"])[1]) == data
+
+
+def test_small_spots_keep_their_colours() -> None:
+    """Eight dots on a background of two hundred soft colours: in the stored palette each is what it was."""
+    figure, axes = plots.canvas(width=6.0, height=2.0)
+    down, across = np.mgrid[:200, :600]
+    red, green = 0.7 + 0.3 * (across // 30) / 20, 0.7 + 0.3 * (down // 20) / 10
+    axes.imshow(np.stack([red, green, np.full(down.shape, 0.9)], axis=-1))
+    for number, colour in enumerate(plots.COLOURS):
+        axes.plot(40 + 70 * number, 100, "o", color=colour, markersize=9)
+    kind, stored = plots.packed(figure)
+    whole = np.asarray(plots.rendered(figure, plots.STORED_DPI), dtype=int)
+    kept = np.asarray(Image.open(io.BytesIO(stored)).convert("RGB"), dtype=int)
+    assert kind == "png" and kept.shape == whole.shape
+    for colour in plots.COLOURS:
+        wanted = 255 * np.array(to_rgb(colour))
+        spot = np.abs(whole - wanted).max(axis=-1) < 6  # the dot, in the picture as it was drawn
+        assert spot.sum() > 100 and np.abs(kept[spot] - wanted).max() < 12
 
 
 def test_matrix_shows_its_numbers() -> None:

@@ -70,6 +70,10 @@ def test_heads_looks_and_gaze() -> None:
     maps = torch.softmax(torch.randn(8, 64), -1).view(8, 8, 8)
     assert len(training_plots.heads(PICTURE, maps, [1, 2, 30, 40]).axes) == 8
     assert len(training_plots.looks(PICTURE, maps[:2], ["a", "b"], dots=[(1, 2), (3, 4)]).axes) == 3
+    for boxes, colours in (([(1, 2, 30, 40)] * 2, 1), ([(1, 2, 30, 40), (5, 5, 9, 9)], 2)):  # one box, or two
+        axes = training_plots.looks(PICTURE, maps[:2], ["a", "b"], boxes=boxes).axes
+        drawn = {tuple(place.patches[-1].get_edgecolor()) for place in axes[1:]}
+        assert len(drawn) == colours
     panels = training_plots.gaze(torch.zeros(5, 8, 2)).axes
     assert [place.get_title(loc="left") for place in panels] == [f"head {head}" for head in range(8)]
     assert len(panels[0].collections[0].get_offsets()) == 5

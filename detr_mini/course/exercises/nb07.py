@@ -292,7 +292,7 @@ QUIZ = (
     Question("All queries of a fresh DETR say nearly the same. What does the matching do?", (
         Choice("It fails, for there is no cheapest matching", "With ties there are several, and SciPy takes one."),
         Choice("It gives each object to the same query at every step", "Tiny changes of the weights turn it over."),
-        Choice("It jumps: tiny differences decide, and change at every step",
+        Choice("It jumps: tiny differences decide, and soon decide otherwise",
                "Yes. The same query learns a cup now and a fish next.", True),
     )),
 )
