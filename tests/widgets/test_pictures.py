@@ -96,6 +96,7 @@ def test_pictures_are_packed_tightly() -> None:
 def test_small_spots_keep_their_colours() -> None:
     """Eight dots on a background of two hundred soft colours: in the stored palette each is what it was."""
     figure, axes = plots.canvas(width=6.0, height=2.0)
+    figure.set_layout_engine("none")  # or else it moves a little from drawing to drawing
     down, across = np.mgrid[:200, :600]
     red, green = 0.7 + 0.3 * (across // 30) / 20, 0.7 + 0.3 * (down // 20) / 10
     axes.imshow(np.stack([red, green, np.full(down.shape, 0.9)], axis=-1))
@@ -108,7 +109,7 @@ def test_small_spots_keep_their_colours() -> None:
     for colour in plots.COLOURS:
         wanted = 255 * np.array(to_rgb(colour))
         spot = np.abs(whole - wanted).max(axis=-1) < 6  # the dot, in the picture as it was drawn
-        assert spot.sum() > 100 and np.abs(kept[spot] - wanted).max(axis=-1).mean() < 12
+        assert spot.sum() > 100 and np.abs(kept[spot] - wanted).max() < 12
 
 
 def test_matrix_shows_its_numbers() -> None:
