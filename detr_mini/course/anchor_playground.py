@@ -244,8 +244,8 @@ def describe_anchored(state: Anchored) -> str:
     found, (rows, columns, both) = look(state), maps_of(state)
     box = ", ".join(f"{value * 128:.0f}" for value in found.box.tolist())
     pattern = "its learned pattern" if state.pattern == "learned" else "no pattern, content 0"
-    return (f"Query {state.query}'s anchor point is at ({state.x:.2f}, {state.y:.2f}), with {pattern}. Layer "
-            f"{state.layer}, {who(state)}: along x most weight, {rows.max():.2f}, is on column "
+    return (f"Scene {state.scene}. Query {state.query}'s anchor point is at ({state.x:.2f}, {state.y:.2f}), with "
+            f"{pattern}. Layer {state.layer}, {who(state)}: along x most weight, {rows.max():.2f}, is on column "
             f"{int(rows.argmax()) + 1} of {len(rows)}; along y most, {columns.max():.2f}, is on row "
             f"{int(columns.argmax()) + 1} of {len(columns)}; together it is spread over {entropy(both).exp():.0f} of "
             f"{both.numel()} places. In the end it says: {CLASSES[found.label]}, {found.score:.2f}, box ({box}).")
@@ -288,9 +288,9 @@ class AnchorPlayground(Explorer):
         return at_home(state) if name == "query" else state
 
     def point(self, phase: str, x: float, y: float) -> None:
-        """Pressing or moving puts the point there."""
+        """Pressing or moving puts the point there. So does letting go, for the last move may have been lost."""
         place = place_in_picture(x, y)
-        if phase in ("down", "move") and place:
+        if phase != "hover" and place:
             self.move_to(replace(self.state, x=place[0], y=place[1]))
 
 

@@ -241,7 +241,7 @@ def draw_box(axes: Axes, box: Box) -> None:
 def describe_boxed(state: Boxed) -> str:
     """One state in words."""
     found, (x, y, width, height) = answer(state), state.box
-    words = [f"{name_of_map(state).capitalize()}.",
+    words = [f"Scene {state.scene}, {name_of_map(state)}.",
              f"Box: centre ({x:.2f}, {y:.2f}), width {width:.2f}, height {height:.2f}."]
     if state.source == SOURCES[0]:
         words.append("Query and head do not count here.")
@@ -310,14 +310,14 @@ class DabPlayground(Explorer):
         return at_home(state) if name in ("query", "source", "scene") else state
 
     def point(self, phase: str, x: float, y: float) -> None:
-        """Pressing takes hold of the box, or brings it there; moving carries it or its corner."""
+        """Pressing takes hold of the box, or brings it there; moving and letting go carry it or its corner."""
         point = place_in_picture(x, y)
         if phase == "down":
             stretch = grasp(self.state.box, point)
             if stretch is None:
                 self.move_to(replace(self.state, box=fitted((*point, *self.state.box[2:]))))
             self.grip = point, self.state.box, bool(stretch)
-        elif phase == "move" and self.grip:
+        elif self.grip:
             start, box, stretch = self.grip
             self.move_to(replace(self.state, box=dragged(box, (point[0] - start[0], point[1] - start[1]), stretch)))
 

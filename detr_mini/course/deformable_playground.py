@@ -242,7 +242,8 @@ def describe_dragged(state: Dragged) -> str:
     each = ", ".join(f"{weight:.2f}" for weight in weights.tolist())
     weigh = f"weights {each}" if len(weights) <= 4 else f"weights from {weights.min():.2f} to {weights.max():.2f}"
     words = [
-        f"{state.detector.capitalize()}. Query {state.query}'s reference point is at ({state.x:.2f}, {state.y:.2f}).",
+        f"{state.detector.capitalize()}, scene {state.scene}. Query {state.query}'s reference point is at "
+        f"({state.x:.2f}, {state.y:.2f}).",
         f"Layer {state.layer}, {who}{on}: {len(weights)} places around {start}, the farthest {far:.0f} pixels from the "
         f"cross, {weigh}; {outside or 'none'} of them outside the image.",
     ]
@@ -298,9 +299,9 @@ class DeformablePlayground(Explorer):
         return at_home(state) if name == "query" else state
 
     def point(self, phase: str, x: float, y: float) -> None:
-        """Pressing or moving puts the reference point there."""
+        """Pressing or moving puts the point there. So does letting go, for the last move may have been lost."""
         place = place_in_picture(x, y)
-        if phase in ("down", "move") and place:
+        if phase != "hover" and place:
             self.move_to(replace(self.state, x=place[0], y=place[1]))
 
 

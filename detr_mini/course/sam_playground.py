@@ -191,8 +191,8 @@ def describe_boxed(state: Boxed) -> str:
         f"salient points from ({points[:, 0].min():.2f}, {points[:, 1].min():.2f}) to ({points[:, 0].max():.2f}, "
         f"{points[:, 1].max():.2f})")
     words = [
-        f"{state.detector.capitalize()}. Query {state.query}'s box is at ({x:.2f}, {y:.2f}), {width:.2f} wide and "
-        f"{height:.2f} high.",
+        f"{state.detector.capitalize()}, scene {state.scene}. Query {state.query}'s box is at ({x:.2f}, {y:.2f}), "
+        f"{width:.2f} wide and {height:.2f} high.",
         f"Layer {state.layer}, {who}: {where}; attention over about {spread:.0f} of {maps.numel()} places, most in row "
         f"{row}, column {column}.",
     ]
@@ -250,7 +250,7 @@ class SamPlayground(Explorer):
         return at_home(state) if name == "query" else state
 
     def point(self, phase: str, x: float, y: float) -> None:
-        """Pressing takes hold of the box or of its corner, or brings it; moving carries it."""
+        """Pressing takes hold of the box or of its corner, or brings it; moving carries it, and so does letting go."""
         place = place_in_picture(x, y)
         if phase == "down" and place:
             (left, top, right, bottom), box = sides(self.state.box), self.state.box
@@ -259,11 +259,11 @@ class SamPlayground(Explorer):
                 box = rounded(fitted((*place, *box[2:])))
                 self.move_to(replace(self.state, box=box))
             self.grip = place, box, stretch
-        elif phase == "move" and place and self.grip:
+        elif place and self.grip:
             (start_x, start_y), box, stretch = self.grip
             by = place[0] - start_x, place[1] - start_y
             self.move_to(replace(self.state, box=rounded(dragged(box, by, stretch))))
-        elif phase == "up":
+        if phase == "up":
             self.grip = None
 
 
@@ -274,7 +274,7 @@ def rounded(box: Box) -> Box:
 
 def at_home(state: Boxed) -> Boxed:
     """The same state with the query at its own reference box, cut to what can be played with."""
-    return replace(state, box=rounded(fitted(home(state.detector, state.query))))
+    return replace(state, box=fitted(rounded(home(state.detector, state.query))))
 
 
 def refuse_unknown(state: Boxed) -> None:

@@ -266,9 +266,9 @@ def describe_centred(state: Centred) -> str:
     box = ", ".join(f"{value * 128:.0f}" for value in found.box.tolist())
     times = {(1.0, 1.0): "as learned", (0.0, 0.0): "0, so the Gaussian is flat"}
     scale = times.get((state.scale_x, state.scale_y), f"times {state.scale_x:.1f} in x and {state.scale_y:.1f} in y")
-    return (f"Query {state.query}'s centre is at ({state.x:.2f}, {state.y:.2f}), its scales are {scale}. "
-            f"Layer {state.layer}, {who(state)}: of 64 places the Gaussian is spread over {gaussian}, the dot product "
-            f"over {product}, the attention over {attention}. In the end it says: {CLASSES[found.label]}, "
+    return (f"Scene {state.scene}. Query {state.query}'s centre is at ({state.x:.2f}, {state.y:.2f}), its scales "
+            f"are {scale}. Layer {state.layer}, {who(state)}: of 64 places the Gaussian is spread over {gaussian}, the "
+            f"dot product over {product}, the attention over {attention}. In the end it says: {CLASSES[found.label]}, "
             f"{found.score:.2f}, box ({box}).")
 
 
@@ -312,9 +312,9 @@ class SmcaPlayground(Explorer):
         return at_home(state) if name == "query" else state
 
     def point(self, phase: str, x: float, y: float) -> None:
-        """Pressing or moving puts the centre there."""
+        """Pressing or moving puts the centre there. So does letting go, for the last move may have been lost."""
         place = place_in_picture(x, y)
-        if phase in ("down", "move") and place:
+        if phase != "hover" and place:
             self.move_to(replace(self.state, x=place[0], y=place[1]))
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from speed import quickest
+from turning import shows, turned, turns
 
 from detr_mini.course import plots
 from detr_mini.course.anchor_playground import (
@@ -28,6 +30,7 @@ from detr_mini.course.anchor_playground import (
     detector,
     encoded,
     look,
+    make_controls,
     maps_of,
     own_point,
     place_in_picture,
@@ -35,7 +38,7 @@ from detr_mini.course.anchor_playground import (
     run,
 )
 from detr_mini.course.plots import WIDTH
-from detr_mini.course.smca_playground import Frame
+from detr_mini.course.smca_playground import Frame, scene
 from detr_mini.positions import sine
 from detr_mini.trace import AttentionTrace
 
@@ -56,27 +59,45 @@ def pointer(phase: str, x: float, y: float, frame: Frame = SCENE) -> dict:
     return {"phase": phase, "x": across / WIDTH, "y": 1 - up / HEIGHT}
 
 
+def drawn_and_said(state: Anchored) -> Figure:
+    """The picture of a state. Nothing leaves it; words have every setting, titles query, layer and head, too."""
+    figure, words = render_anchored(state), describe_anchored(state)
+    FigureCanvasAgg(figure).draw()
+    for part in (*figure.axes[0].texts, *figure.axes[0].patches):
+        extent = part.get_window_extent()
+        assert extent.x0 >= -1 and extent.y0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
+    who = f"head {state.head}" if state.head else "mean of 8 heads"
+    pattern = {"learned": "its learned pattern", "none": "no pattern"}[state.pattern]
+    point = f"anchor point is at ({state.x:.2f}, {state.y:.2f}), with {pattern}"
+    assert f"Scene {state.scene}. Query {state.query}'s {point}" in words
+    assert f"Layer {state.layer}, {who}:" in words and 150 < len(words) < 420
+    titles = {text.get_text() for text in figure.axes[0].texts}
+    assert {f"query {state.query}: its point, its answer", f"where it looks: layer {state.layer}, {who}"} <= titles
+    return figure
+
+
 @pytest.mark.parametrize("state", STATES, ids=str)
 def test_every_setting_is_drawn_and_said(state: Anchored) -> None:
-    """Rows, columns and their product sum to 1; nothing leaves the picture; the words have the point."""
+    """Rows, columns and their product sum to 1."""
     rows, columns, both = maps_of(state)
     for weights in (rows, columns, both):
         assert weights.sum().item() == pytest.approx(1, abs=1e-4)
     assert torch.allclose(both.sum(0), rows, atol=1e-5) and torch.allclose(both.sum(1), columns, atol=1e-5)
     if state.head:
         assert torch.allclose(both, columns[:, None] * rows, atol=1e-6)
-    figure = render_anchored(state)
-    FigureCanvasAgg(figure).draw()
-    for part in (*figure.axes[0].texts, *figure.axes[0].patches):
-        extent = part.get_window_extent()
-        assert extent.x0 >= -1 and extent.y0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
-    words = describe_anchored(state)
-    assert f"({state.x:.2f}, {state.y:.2f})" in words and 150 < len(words) < 420
+    drawn_and_said(state)
+
+
+@pytest.mark.parametrize(("name", "value"), turns(make_controls(Anchored())))
+def test_every_value_of_every_control_is_drawn_and_said(name: str, value: object) -> None:
+    """One control at a time, the others as at first. No words name the scene: the picture is that scene's."""
+    state = turned(AnchorPlayground, Anchored(), name, value)
+    assert getattr(state, name) == value and shows(drawn_and_said(state), scene(state.scene))
 
 
 @pytest.mark.parametrize(("scene", "query"), [*itertools.product(range(SCENES), (0, QUERIES - 1))])
 def test_every_scene_and_query_is_drawn(scene: int, query: int) -> None:
-    """The rest of the sliders' values."""
+    """The first and the last query in every scene, each at home."""
     render_anchored(at_home(Anchored(scene=scene, query=query)))
 
 
@@ -130,8 +151,10 @@ def test_dragging_moves_the_point_in_both_pictures() -> None:
         widget.picture.pointer = pointer(phase, x, y, frame)
         assert (widget.state.x, widget.state.y) == (x, y)
         assert widget.controls["x"].value == x and f"({x:.2f}, {y:.2f})" in widget.picture.words
+    widget.picture.pointer = pointer("up", 0.5, 0.5)
+    assert (widget.state.x, widget.state.y) == (0.5, 0.5)
     before = widget.state
-    for phase, x in (("up", 0.5), ("hover", 0.4), ("down", 1.02)):
+    for phase, x in (("hover", 0.4), ("down", 1.02)):
         widget.picture.pointer = pointer(phase, x, 0.5)
         assert widget.state == before
     assert place_in_picture(0.97, 0.5) is None and place_in_picture(0.1, 0.95) is None

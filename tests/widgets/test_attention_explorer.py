@@ -1,5 +1,6 @@
 """AttentionExplorer: what it shows is what the detector recorded, for every detector and every setting."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -61,6 +62,18 @@ def states(one: Explored) -> list[Exploring]:
     found += [replace(first, layer="decoder 1", query=query) for query in one.queries]
     places = [(row, column) for row in range(rows) for column in range(columns)]
     return found + [replace(first, layer="encoder 1", place=place) for place in places]
+
+
+def sweep(one: Explored, control: str) -> list[Exploring]:
+    """Every value of a control, the others as at first; every head in the encoder, too, where alone a place asks."""
+    first, (rows, columns) = first_state(one), one.shape
+    encoder = replace(first, layer="encoder 1")
+    return {
+        "layer": [replace(first, layer=layer) for layer in one.layers],
+        "head": [replace(state, head=head) for state in (first, encoder) for head in range(one.heads + 1)],
+        "query": [replace(first, query=query) for query in one.queries],
+        "place": [replace(encoder, place=place) for place in itertools.product(range(rows), range(columns))],
+    }[control]
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -157,18 +170,30 @@ def test_inside_counts_parts_of_cells() -> None:
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_state_has_a_picture_and_words(name: str, explored: dict[str, Explored]) -> None:
-    """Words for all states, all different where something else is shown; a picture for each layer of each kind."""
+def test_every_state_has_words_of_its_own(name: str, explored: dict[str, Explored]) -> None:
+    """All different where something else is shown."""
     one = explored[name]
     words = {describe_exploring(one, state) for state in states(one)}
     assert len(words) >= len(set(states(one))) - 1
     assert not any("nan" in text or "{}" in text for text in words)
-    first = first_state(one)
-    for state in (first, replace(first, layer="encoder 2", head=8), replace(first, layer="decoder 1", head=1)):
-        figure = render_exploring(one, state)
-        FigureCanvasAgg(figure).draw()
-        assert [axes.get_title(loc="left") for axes in figure.axes] == [
-            "what it found", f"{state.layer}, {f'head {state.head}' if state.head else 'mean of all heads'}"]
+
+
+@pytest.mark.parametrize("control", ["layer", "head", "query", "place"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_value_of_every_control_is_drawn_and_said(
+    name: str, control: str, explored: dict[str, Explored]
+) -> None:
+    """The words begin with layer, head and who asks; layer and head are the title, too."""
+    one = explored[name]
+    for state in sweep(one, control):
+        figure, (row, column) = render_exploring(one, state), state.place
+        if control != "place":  # 64 states, which differ in their map and one frame
+            FigureCanvasAgg(figure).draw()
+        who, drawn = (f"head {state.head}",) * 2 if state.head else ("mean of all 8 heads", "mean of all heads")
+        asks = (f"Query {state.query} asks: " if state.layer.startswith("decoder") else
+                f"The place around ({16 * column + 8}, {16 * row + 8}) asks. ")
+        assert describe_exploring(one, state).startswith(f"{state.layer.capitalize()}, {who}. {asks}")
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["what it found", f"{state.layer}, {drawn}"]
 
 
 def test_every_setting_of_detr_is_a_picture_of_its_own(explored: dict[str, Explored]) -> None:

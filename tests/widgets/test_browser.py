@@ -203,8 +203,9 @@ def spoken(output: Locator) -> Locator:
 
 @pytest.mark.parametrize(("name", "places"), [
     ("matching_playground", [(0.13, 0.45), (0.17, 0.4)]), ("box_playground", [(0.14, 0.38), (0.18, 0.45)]),
-    ("position_explorer", [(0.2, 0.5), (0.2, 0.5)]), ("smca_playground", [(0.2, 0.7), (0.35, 0.4)]),
-    ("sam_playground", [(0.2, 0.7), (0.35, 0.4)])])
+    ("position_explorer", [(0.2, 0.5), (0.2, 0.5)]), ("anchor_playground", [(0.2, 0.5), (0.3, 0.3)]),
+    ("dab_playground", [(0.1, 0.25), (0.2, 0.4)]), ("deformable_playground", [(0.2, 0.7), (0.35, 0.4)]),
+    ("smca_playground", [(0.2, 0.7), (0.35, 0.4)]), ("sam_playground", [(0.2, 0.7), (0.35, 0.4)])])
 def test_the_pointer_changes_the_picture(name: str, places: list[tuple[float, float]], notebook: Page) -> None:
     """Pressing and dragging on the picture itself; the words follow."""
     output = output_of(notebook, name)

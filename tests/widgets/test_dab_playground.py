@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from speed import quickest
+from turning import shows, turned, turns
 
 from detr_mini.course import plots
-from detr_mini.course.box_playground import LEAST, MOST, sides
+from detr_mini.course.box_playground import LEAST, MOST, NUMBERS, sides
 from detr_mini.course.dab_playground import (
     FINE,
     HEADS,
@@ -31,8 +33,10 @@ from detr_mini.course.dab_playground import (
     detector,
     encoded,
     fitted,
+    make_controls,
     own_box,
     render_boxed,
+    scene,
 )
 from detr_mini.course.plots import WIDTH
 from detr_mini.positions import SineGrid, sine
@@ -55,23 +59,47 @@ def pointer(phase: str, x: float, y: float, picture: int = 0) -> dict:
     return {"phase": phase, "x": (LEFTS[picture] + SIDE * x) / WIDTH, "y": 1 - (LOW + SIDE * (1 - y)) / HEIGHT}
 
 
+def drawn_and_said(state: Boxed) -> Figure:
+    """The picture of a state. No words leave it; those below it have every setting that counts, its title the map."""
+    figure, words, (x, y, width, height) = render_boxed(state), describe_boxed(state), state.box
+    FigureCanvasAgg(figure).draw()
+    for text in figure.findobj(lambda part: hasattr(part, "get_text") and part.get_text()):
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, text.get_text()
+    drawn = (f"codes alone, temperature {state.temperature:,}" if state.source == SOURCES[0] else
+             f"position alone, {state.source}, {f'head {state.head}' if state.head else 'mean of heads'}")
+    box = f"Box: centre ({x:.2f}, {y:.2f}), width {width:.2f}, height {height:.2f}."
+    assert words.startswith(f"Scene {state.scene}, {drawn}. {box}") and figure.axes[1].get_title(loc="left") == drawn
+    assert ("Not modulated" in words) == (not state.modulated) and len(words) < 460
+    assert (f"Query {state.query} says in the end" in words) == (state.source != SOURCES[0])
+    return figure
+
+
 @pytest.mark.parametrize("state", STATES, ids=str)
 def test_every_setting_is_drawn_and_said(state: Boxed) -> None:
-    """A map sums to 1, and no words leave the picture."""
-    found, words = answer(state), describe_boxed(state)
+    """A map sums to 1, and without modulation there is no size to speak of."""
+    found = answer(state)
     assert found.map.sum().item() == pytest.approx(1, abs=1e-4) and found.map.isfinite().all()
-    figure = render_boxed(state)
-    FigureCanvasAgg(figure).draw()
-    for axes in figure.axes:
-        extent = axes.title.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
-    assert ("Not modulated" in words) == (not state.modulated) == (found.size is None)
-    assert ("in the end" in words) == (state.source != SOURCES[0]) and len(words) < 460
+    assert (not state.modulated) == (found.size is None)
+    drawn_and_said(state)
+
+
+@pytest.mark.parametrize(("name", "value"), turns(make_controls(Boxed())))
+def test_every_value_of_every_control_is_drawn_and_said(name: str, value: object) -> None:
+    """One control at a time, the others as at first; in layer 1 those that do not count with the codes alone.
+
+    No words name the scene: the picture is that scene's. A box stays in the image, whatever centre is asked for.
+    """
+    first = Boxed("layer 1" if name in ("scene", "query", "head") else SOURCES[0])
+    state = turned(DabPlayground, first, name, value)
+    now = dict(zip(NUMBERS, state.box, strict=True)) | vars(state)
+    assert now[name] == value or (name in "xy" and value in (0, 1))
+    assert shows(drawn_and_said(state), scene(state.scene))
 
 
 @pytest.mark.parametrize(("scene", "query"), [*itertools.product(range(SCENES), (0, QUERIES - 1))])
 def test_every_scene_and_query_is_drawn(scene: int, query: int) -> None:
-    """The rest of the sliders' values."""
+    """The first and the last query in every scene, each at home."""
     for source in SOURCES[1:]:
         render_boxed(at_home(Boxed(source, scene=scene, query=query)))
 
@@ -117,7 +145,7 @@ def test_it_is_the_detectors_own_run(layer: int) -> None:
 def test_dragging_moves_stretches_and_brings() -> None:
     """By the inside, by the lower right corner, in either picture; pressing beside the box brings it there."""
     widget = DabPlayground(Boxed(box=(0.4, 0.4, 0.4, 0.2)))
-    for phase, picture, at in (("down", 0, (0.4, 0.4)), ("move", 0, (0.5, 0.5)), ("up", 0, (0.5, 0.5))):
+    for phase, picture, at in (("down", 0, (0.4, 0.4)), ("move", 0, (0.45, 0.45)), ("up", 0, (0.5, 0.5))):
         widget.picture.pointer = pointer(phase, *at, picture)
     assert widget.state.box == pytest.approx((0.5, 0.5, 0.4, 0.2)) and widget.controls["x"].value == pytest.approx(0.5)
     for phase, at in (("down", (0.7, 0.6)), ("move", (0.8, 0.9))):

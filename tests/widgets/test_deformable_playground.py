@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from speed import quickest
+from turning import shows, turned, turns
 
 from detr_mini.course import plots
 from detr_mini.course.deformable_playground import (
@@ -27,11 +29,13 @@ from detr_mini.course.deformable_playground import (
     detector,
     encoded,
     home,
+    make_controls,
     place_in_picture,
     placed,
     read,
     render_dragged,
     run,
+    scene,
 )
 from detr_mini.course.plots import WIDTH
 from detr_mini.trace import AttentionTrace
@@ -54,24 +58,48 @@ def pointer(phase: str, x: float, y: float, picture: int = 0) -> dict:
     return {"phase": phase, "x": (LEFTS[picture] + SIDE * x) / WIDTH, "y": 1 - (LOW + SIDE * (1 - y)) / HEIGHT}
 
 
+def drawn_and_said(state: Dragged) -> Figure:
+    """The picture of a state. No words leave it; those below have every setting, titles layer, head and level, too."""
+    figure, words = render_dragged(state), describe_dragged(state)
+    FigureCanvasAgg(figure).draw()
+    for text in figure.findobj(lambda part: hasattr(part, "get_text") and part.get_text()):
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, text.get_text()
+    who = f"head {state.head}" if state.head else "all 8 heads"
+    level = f", level {state.level} of {LEVELS[state.detector]}" if state.level else ""
+    point = f"Query {state.query}'s reference point is at ({state.x:.2f}, {state.y:.2f})."
+    start = f"{state.detector.capitalize()}, scene {state.scene}. {point} Layer {state.layer}, {who}{level}: "
+    assert words.startswith(start)
+    assert len(words) < 420 and [axes.get_title(loc="left") for axes in figure.axes] == [
+        f"layer {state.layer}, {who.replace('8 ', '')}: places",
+        f"what is read on level {state.level}" if state.level else "what is read"]
+    return figure
+
+
 @pytest.mark.parametrize("state", STATES, ids=str)
 def test_every_setting_is_drawn_and_said(state: Dragged) -> None:
-    """Weights sum to 1 per head, maps have at most that mass, no words leave the picture."""
+    """Weights sum to 1 per head, maps have at most that mass."""
     found = read(state)
     assert torch.allclose(found.weights.sum((-2, -1)), torch.ones(HEADS), atol=1e-5)
     assert all(part.isfinite().all() for part in (*found.maps, found.locations, found.box))
     assert sum(part.sum((-2, -1)) for part in found.maps).max() < 1 + 1e-4
-    figure = render_dragged(state)
-    FigureCanvasAgg(figure).draw()
-    for axes in figure.axes:
-        extent = axes.title.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
-    assert f"({state.x:.2f}, {state.y:.2f})" in describe_dragged(state) and len(describe_dragged(state)) < 420
+    drawn_and_said(state)
+
+
+@pytest.mark.parametrize(("name", "value"), turns(make_controls(Dragged())))
+def test_every_value_of_every_control_is_drawn_and_said(name: str, value: object) -> None:
+    """One control at a time, the others as at first; levels of the detector that has four.
+
+    No words name the scene: the picture is that scene's.
+    """
+    first = Dragged("untrained, four levels" if name == "level" else "trained")
+    state = turned(DeformablePlayground, first, name, value)
+    assert getattr(state, name) == value and shows(drawn_and_said(state), scene(state.scene))
 
 
 @pytest.mark.parametrize(("scene", "query"), [*itertools.product(range(SCENES), (0, QUERIES - 1))])
 def test_every_scene_and_query_is_drawn(scene: int, query: int) -> None:
-    """The rest of the sliders' values."""
+    """The first and the last query in every scene, each at home."""
     render_dragged(at_home(Dragged(scene=scene, query=query)))
 
 
@@ -113,8 +141,10 @@ def test_dragging_moves_the_point_in_either_picture() -> None:
         widget.picture.pointer = pointer(phase, x, y, picture)
         assert (widget.state.x, widget.state.y) == (x, y)
         assert widget.controls["x"].value == x and f"({x:.2f}, {y:.2f})" in widget.picture.words
+    widget.picture.pointer = pointer("up", 0.5, 0.5)
+    assert (widget.state.x, widget.state.y) == (0.5, 0.5)
     before = widget.state
-    for phase, x in (("up", 0.5), ("hover", 0.4), ("down", 1.02)):
+    for phase, x in (("hover", 0.4), ("down", 1.02)):
         widget.picture.pointer = pointer(phase, x, 0.5)
         assert widget.state == before
     assert place_in_picture(0.5, 0.5) is None and place_in_picture(0.1, 0.02) is None

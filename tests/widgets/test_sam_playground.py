@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from speed import quickest
+from turning import shows, turned, turns
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.course import plots
@@ -32,9 +34,12 @@ from detr_mini.course.sam_playground import (
     detector,
     encoded,
     home,
+    make_controls,
     place_in_picture,
+    refuse_unknown,
     render_boxed,
     run,
+    scene,
 )
 from detr_mini.trace import AttentionTrace
 
@@ -54,25 +59,47 @@ def pointer(phase: str, x: float, y: float, picture: int = 0) -> dict:
     return {"phase": phase, "x": (LEFTS[picture] + SIDE * x) / WIDTH, "y": 1 - (LOW + SIDE * (1 - y)) / HEIGHT}
 
 
+def drawn_and_said(state: Boxed) -> Figure:
+    """The picture of a state. No words leave it; those below have every setting, the titles layer and head, too."""
+    figure, words, (x, y, width, height) = render_boxed(state), describe_boxed(state), state.box
+    FigureCanvasAgg(figure).draw()
+    for text in figure.findobj(lambda part: hasattr(part, "get_text") and part.get_text()):
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, text.get_text()
+    who, drawn = (f"head {state.head}", f"head {state.head} then looks") if state.head else (
+        "all 8 heads", "all heads then look")
+    box = f"Query {state.query}'s box is at ({x:.2f}, {y:.2f}), {width:.2f} wide and {height:.2f} high."
+    assert words.startswith(f"{state.detector.capitalize()}, scene {state.scene}. {box} Layer {state.layer}, {who}: ")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        f"layer {state.layer}: the cut, 7 x 7, and its points", f"where {drawn}"]
+    return figure
+
+
 @pytest.mark.parametrize("state", STATES, ids=str)
 def test_every_setting_is_drawn_and_said(state: Boxed) -> None:
-    """Maps sum to 1, points lie in the box that was cut out, no words leave the picture."""
+    """Maps sum to 1, points lie in the box that was cut out."""
     found = asked(state)
     assert torch.allclose(found.maps.sum((-2, -1)), torch.ones(HEADS), atol=1e-5)
     low, high = found.reference[:2], found.reference[2:]
     assert ((found.points >= low - 1e-6) & (found.points <= high + 1e-6)).all()
-    figure = render_boxed(state)
-    FigureCanvasAgg(figure).draw()
-    for axes in figure.axes:
-        extent = axes.title.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
-    x, y = state.box[:2]
-    assert f"({x:.2f}, {y:.2f})" in describe_boxed(state) and len(describe_boxed(state)) < 420
+    drawn_and_said(state)
+
+
+@pytest.mark.parametrize(("name", "value"), turns(make_controls(Boxed())))
+def test_every_value_of_every_control_is_drawn_and_said(name: str, value: object) -> None:
+    """One control at a time, the others as at first. No words name the scene: the picture is that scene's.
+
+    A box stays in the image, whatever centre is asked for.
+    """
+    state = turned(SamPlayground, Boxed(), name, value)
+    now = dict(zip(NUMBERS, state.box, strict=True)) | vars(state)
+    assert now[name] == value or (name in "xy" and value in (0, 1))
+    assert shows(drawn_and_said(state), scene(state.scene))
 
 
 @pytest.mark.parametrize(("scene", "query"), [*itertools.product(range(SCENES), (0, QUERIES - 1))])
 def test_every_scene_and_query_is_drawn(scene: int, query: int) -> None:
-    """The rest of the sliders' values, each query at its own box."""
+    """The first and the last query in every scene, each at its own box."""
     render_boxed(at_home(Boxed(scene=scene, query=query)))
 
 
@@ -104,17 +131,25 @@ def test_the_map_follows_the_box() -> None:
 
 
 def test_dragging_carries_the_box_in_either_picture() -> None:
-    """By its inside, from where it was taken; letting go, hovering and what lies beside do nothing."""
+    """By its inside, from where it was taken; letting go ends where it is; hovering then does nothing."""
     widget = SamPlayground(Boxed(box=(0.4, 0.4, 0.4, 0.4)))
-    for phase, picture, x, expected in (("down", 0, 0.3, 0.4), ("move", 0, 0.4, 0.5), ("move", 1, 0.45, 0.55)):
+    for phase, picture, x, expected in (("down", 0, 0.3, 0.4), ("move", 0, 0.4, 0.5), ("move", 1, 0.45, 0.55),
+                                        ("up", 1, 0.5, 0.6)):
         widget.picture.pointer = pointer(phase, x, 0.3, picture)
         assert widget.state.box == pytest.approx((expected, 0.4, 0.4, 0.4))
         assert widget.controls["x"].value == pytest.approx(expected)
     before = widget.state
-    for phase, x in (("up", 0.5), ("move", 0.9), ("hover", 0.4)):
+    for phase, x in (("move", 0.9), ("hover", 0.4)):
         widget.picture.pointer = pointer(phase, x, 0.5)
         assert widget.state == before
     assert place_in_picture(0.5, 0.5) is None
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("query", range(QUERIES))
+def test_every_query_has_a_home_within_the_image(detector: str, query: int) -> None:
+    """A state that the widget reaches is one that it takes."""
+    refuse_unknown(at_home(Boxed(detector, query=query)))
 
 
 def test_the_corner_stretches_and_a_press_elsewhere_brings_the_box() -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from speed import quickest
+from turning import shows, turned, turns
 
 from detr_mini.course import plots
 from detr_mini.course.plots import WIDTH
@@ -30,9 +32,11 @@ from detr_mini.course.smca_playground import (
     encoded,
     home,
     look,
+    make_controls,
     place_in_picture,
     render_centred,
     run,
+    scene,
 )
 from detr_mini.trace import AttentionTrace
 
@@ -53,26 +57,43 @@ def pointer(phase: str, x: float, y: float, frame: Frame = SCENE) -> dict:
     return {"phase": phase, "x": across / WIDTH, "y": 1 - up / HEIGHT}
 
 
+def drawn_and_said(state: Centred) -> Figure:
+    """The picture of a state. No words leave it; they have every setting, the title query, layer and head, too."""
+    figure, words = render_centred(state), describe_centred(state)
+    FigureCanvasAgg(figure).draw()
+    for text in figure.axes[0].texts:
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.y0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
+    who = f"head {state.head}" if state.head else "all 8 heads"
+    scales = {(1, 1): "as learned", (0, 0): "0, so the Gaussian is flat"}.get(
+        (state.scale_x, state.scale_y), f"times {state.scale_x:.1f} in x and {state.scale_y:.1f} in y")
+    assert f"Scene {state.scene}. Query {state.query}'s centre is at ({state.x:.2f}, {state.y:.2f}), its scales are {scales}." in words
+    assert f"Layer {state.layer}, {who}:" in words and 150 < len(words) < 420
+    assert figure.axes[0].texts[0].get_text() == f"query {state.query}, layer {state.layer}, {who}"
+    return figure
+
+
 @pytest.mark.parametrize("state", STATES, ids=str)
 def test_every_setting_is_drawn_and_said(state: Centred) -> None:
-    """All three maps sum to 1 per head, the attention is made of the other two, no words leave the picture."""
+    """All three maps sum to 1 per head, and the attention is made of the other two."""
     gaussian, product, attention = look(state).maps.values()
     for maps in (gaussian, product, attention):
         assert torch.allclose(maps.sum((-2, -1)), torch.ones(HEADS), atol=1e-4)
     both = gaussian * product
     assert torch.allclose(both / both.sum((-2, -1), keepdim=True), attention, atol=1e-3)
-    figure = render_centred(state)
-    FigureCanvasAgg(figure).draw()
-    for text in figure.axes[0].texts:
-        extent = text.get_window_extent()
-        assert extent.x0 >= 0 and extent.y0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1
-    words = describe_centred(state)
-    assert f"({state.x:.2f}, {state.y:.2f})" in words and 150 < len(words) < 420
+    drawn_and_said(state)
+
+
+@pytest.mark.parametrize(("name", "value"), turns(make_controls(Centred())))
+def test_every_value_of_every_control_is_drawn_and_said(name: str, value: object) -> None:
+    """One control at a time, the others as at first. No words name the scene: the picture is that scene's."""
+    state = turned(SmcaPlayground, Centred(), name, value)
+    assert getattr(state, name) == value and shows(drawn_and_said(state), scene(state.scene))
 
 
 @pytest.mark.parametrize(("scene", "query"), [*itertools.product(range(SCENES), (0, QUERIES - 1))])
 def test_every_scene_and_query_is_drawn(scene: int, query: int) -> None:
-    """The rest of the sliders' values."""
+    """The first and the last query in every scene, each at home."""
     render_centred(at_home(Centred(scene=scene, query=query)))
 
 
@@ -118,8 +139,10 @@ def test_dragging_moves_the_centre_in_every_picture() -> None:
         widget.picture.pointer = pointer(phase, x, y, frame)
         assert (widget.state.x, widget.state.y) == (x, y)
         assert widget.controls["x"].value == x and f"({x:.2f}, {y:.2f})" in widget.picture.words
+    widget.picture.pointer = pointer("up", 0.5, 0.5)
+    assert (widget.state.x, widget.state.y) == (0.5, 0.5)
     before = widget.state
-    for phase, x in (("up", 0.5), ("hover", 0.4), ("down", 1.02)):
+    for phase, x in (("hover", 0.4), ("down", 1.02)):
         widget.picture.pointer = pointer(phase, x, 0.5)
         assert widget.state == before
     assert place_in_picture(0.9, 0.9) is None and place_in_picture(0.1, 0.01) is None
