@@ -44,6 +44,14 @@ def test_the_two_by_two_table() -> None:
     assert 0.4 < (same - dab) / (conditional - dab) < 0.6
 
 
+def test_each_novelty_alone_is_worth_less_than_seeds_differ_by() -> None:
+    """Notebook 14's last claim: at step 250, AP50 with one of them taken out lies within the three seeds' spread."""
+    forms, dab = read_ablation(), read_runs(DATA / "runs/scenes")["dab"]
+    seeds = [at_step(rows, 250)["ap50"] for _, rows in dab]
+    for part in ("update", "temperature", "modulation"):
+        assert abs(seeds[0] - forms[f"no {part}"][250]) < max(seeds) - min(seeds)
+
+
 def test_a_run_leaves_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps; and the command line takes names and a folder."""
     monkeypatch.setattr(dab_ablation, "evaluate", lambda *_, **__: Measured())

@@ -67,7 +67,8 @@ def drawn_and_said(state: Centred) -> Figure:
     who = f"head {state.head}" if state.head else "all 8 heads"
     scales = {(1, 1): "as learned", (0, 0): "0, so the Gaussian is flat"}.get(
         (state.scale_x, state.scale_y), f"times {state.scale_x:.1f} in x and {state.scale_y:.1f} in y")
-    assert f"Scene {state.scene}. Query {state.query}'s centre is at ({state.x:.2f}, {state.y:.2f}), its scales are {scales}." in words
+    centre = f"centre is at ({state.x:.2f}, {state.y:.2f}), its scales are {scales}."
+    assert f"Scene {state.scene}. Query {state.query}'s {centre}" in words
     assert f"Layer {state.layer}, {who}:" in words and 150 < len(words) < 420
     assert figure.axes[0].texts[0].get_text() == f"query {state.query}, layer {state.layer}, {who}"
     return figure
