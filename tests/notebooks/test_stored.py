@@ -1,8 +1,10 @@
 """What is stored under notebooks/ is what its sources build, run from top to bottom, and fit to be read anywhere."""
 
+import re
 import runpy
 from pathlib import Path
 
+import nbformat
 import pytest
 
 COURSE = Path(__file__).resolve().parents[2] / "notebooks"
@@ -24,3 +26,12 @@ def test_stored_notebooks_are_what_the_source_builds(source: Path) -> None:
 def test_every_stored_notebook_has_a_source() -> None:
     """A notebook whose source was renamed or removed must go too."""
     assert BUILD["orphans"](COURSE) == []
+
+
+@pytest.mark.parametrize("path", sorted(COURSE.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_picture_shows_is_asserted_or_printed(path: Path) -> None:
+    """CI compares no pictures. So each cell that shows one says something of the numbers in it, or the next cell does."""
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    for cell, following in zip(cells, [*cells[1:], ""], strict=True):
+        if re.search(r"^ *show\(", cell, re.MULTILINE):
+            assert re.search(r"^ *(assert|print)\b", f"{cell}\n{following}", re.MULTILINE), cell
