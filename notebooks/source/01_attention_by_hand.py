@@ -148,6 +148,8 @@ plots.bars(scores, names, title="scores", digits=0, colours=plots.COLOURS[:4], a
 plots.bars(weights, names, title="weights", limits=(0, 1), colours=plots.COLOURS[:4], axes=right)
 show(figure, alt="""Two bar charts. Scores: Attic 4, Bridge 3, Centre 2, Depot -3. Weights: Attic 0.66,
      Bridge 0.24, Centre 0.09, Depot almost 0. Even steps between scores, uneven ones between weights.""")
+assert scores[0] - scores[1] == scores[1] - scores[2]  # even steps between scores
+assert weights[0] - weights[1] > 2 * (weights[1] - weights[2])  # uneven ones between weights
 
 # %% [markdown]
 # ## 4. Average: what do they offer?
@@ -239,6 +241,7 @@ show(plots.matrix(weights_of, people, names, row_name="query", column_name="key"
      alt="""A matrix of weights: three rows, one per query, and four columns, one per flat.
      You: Attic 0.66, Bridge 0.24, Centre 0.09. The sleeper: nearly all on Attic.
      The dancer: nearly all on Centre.""")
+assert weights_of.argmax(dim=1).tolist() == [0, 0, 2]  # you and the sleeper: Attic; the dancer: Centre
 
 # %% [markdown]
 # Such a matrix is called an **attention map**. Read it by rows: a row says where one query looks. In a detector, a row
@@ -307,6 +310,7 @@ figure = plots.curves({"as they are": torch.stack(raw), "divided by √d": torch
                       ylabel="mean largest weight of 10 keys")
 show(figure, alt="""Largest weight against vector width. Unscaled scores: it climbs from 0.3 at width 2
      to 0.96 at 1024. Scores divided by the root of d: it stays at about 0.3.""")
+assert raw[-1] > 0.9 and max(scaled) < 0.4  # one line climbs, the other one stays
 
 # %% [markdown]
 # Now the formula is complete. It is equation 1 of *Attention Is All You Need* (Vaswani et al. 2017), where d is the
@@ -496,6 +500,8 @@ for axes, colour, weights, place in zip((middle, right), ("blue", "green"), maps
 show(figure, alt="""Left: a scene with boxes around a blue car, a green tree and a grey cat.
      Middle: the blue query's attention glows on the car alone, a cross marks its middle.
      Right: the green query's attention glows on the tree.""")
+inside = [((spots > torch.tensor(box[:2])) & (spots < torch.tensor(box[2:]))).all(dim=1) for box in corners]  # (256,)
+assert maps[0, inside[0]].sum() > 0.75 and maps[1, inside[1]].sum() > 0.75  # most of it on the car, on the tree
 
 # %% [markdown]
 # Stop here for a moment. A question went in, *where is blue?*, and a place came out, within a few pixels of the car's
@@ -512,7 +518,7 @@ print("every weight is 1/256:", torch.allclose(maps, torch.tensor(1 / 256)))
 print("it finds x, y =", found[0].tolist())
 
 # %% [markdown]
-# Everything alike, so the answer is the middle of the picture. Now a real DETR, small, freshly built and not trained.
+# Everything alike, so the answer is the middle of the picture. Now a real DETR, small, freshly built, only its backbone trained.
 # We record how its queries look at the picture, which notebook 02 calls *cross-attention*, and measure how even that
 # is: 1 means perfectly even, 0 means one place only. (The measure is entropy; notebook 10 explains it.)
 

@@ -131,6 +131,8 @@ plots.matrix(weights, short, short, title="with three projections", top=1.0, axe
 show(figure, alt="""Two attention maps of four friends. Without projections, all four rows have weight 1.00
      on Ben. With projections, Ada looks at Cleo, Ben and Dan look at Ada, and Cleo looks half at Ben,
      half at Dan.""")
+assert plain[:, 1].min() > 0.95  # without projections, everybody stares at Ben
+assert weights[[0, 1, 3], [2, 0, 0]].min() > 0.95 and weights[2, [1, 3]].min() > 0.45  # with them, at whom they beat
 
 # %% [markdown]
 # Ada found 4 and Ben found 3. Cleo beats two friends, with 9 and 5 coins, and found their average. The tokens are still
@@ -188,8 +190,8 @@ reveal("02.mutual", "c" if mutual(W, W, tokens) == 0 else "b" if mutual(W, W, to
        "But that is |Wa - Wb|², and a square is never negative.")
 
 # %% [markdown]
-# With one matrix for both, one cannot ask freely for something unlike oneself. A left edge could not look for its right
-# edge, when that one looks back.
+# With one matrix for both, one cannot ask freely for something unlike oneself. A left and a right edge could not both
+# prefer each other to themselves.
 #
 # And W_k = W_v? A key is for being found, a value for being taken. If they are one, the same few numbers must hold the
 # hand *and* the coins. We let a network learn the game, five times: nothing shared, then each saving. Three friends,
@@ -383,6 +385,8 @@ plots.scene(picture, title="b: the picture", axes=axes[0])
 for place, label, weights, spot in zip(axes[1:], asked, maps, found.tolist()):
     plots.attention_map(picture, weights.reshape(8, 8), title=f"a: '{CLASSES[label]}'", axes=place)
     place.plot(*spot, "+", color="white", markersize=12, markeredgewidth=2)
+    centre, size = boxes[label].split(2)
+    assert ((torch.tensor(spot) - centre).abs() < size / 4).all()  # the cross is near the middle of the thing
 show(figure, alt="""A scene with a blue car, a green tree and a grey cat, and three attention maps of it.
      For each of the three words the places on that thing glow, and a cross marks its middle.""")
 
@@ -426,14 +430,15 @@ reveal("02.both", "b" if abs(answers[0] - answers[1]) < 0.01 else "a",
 # %%
 figure, axes = plots.canvas(3, height=1.7)
 titles = ["one softmax: both edges", "head 1: on", "head 2: off"]
-for place, query, title in zip(axes, (on + off, on, off), titles):
-    weights, _ = attention(query, wide[:, :2], wide[:, 2:])  # (1, 8)
-    place.bar(range(8), weights[0], color=plots.BLUE)
+shares = torch.cat([attention(query, wide[:, :2], wide[:, 2:])[0] for query in (on + off, on, off)])  # (3, 8)
+for place, weights, title in zip(axes, shares, titles):
+    place.bar(range(8), weights, color=plots.BLUE)
     place.axvspan(1.5, 5.5, color=plots.YELLOW, alpha=0.35, zorder=0)
     place.set(title=title, ylim=(0, 1.05), xticks=range(8), xlabel="place")
 axes[0].set_ylabel("weight")
 show(figure, alt="""Three bar charts of attention over eight places; a yellow band marks the bar from 2
      to 5. One softmax: half at place 2, half at place 5. Head 1: all at 2. Head 2: all at 5.""")
+assert (shares[:, [2, 5]] - torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]])).abs().max() < 0.05
 
 # %% [markdown]
 # A softmax shares out one whole among all places, and the average forgets who gave what. To keep two answers apart, ask
@@ -500,6 +505,7 @@ for place, (title, numbers) in zip(axes, grids.items()):
 show(figure, alt="""Three grids of numbers. Left: three tokens of eight numbers, the first four columns
      purple, the last four orange. Middle, head 0: the purple columns of all three tokens. Right, head 1:
      the orange ones.""")
+assert (grids["head 0"] % 8 < 4).all() and (grids["head 1"] % 8 >= 4).all()  # each head has one colour
 
 # %% [markdown]
 # And the cost? Four matrices of d x d, however many heads there are.

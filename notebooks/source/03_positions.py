@@ -48,6 +48,7 @@ plots.scene(picture.numpy(), title="64 places", axes=left)
 plots.scene(shuffled.numpy(), title="the same 64 places, shuffled", axes=right)
 show(figure, alt="""Left: a scene with a car, a tree and a cat. Right: its 64 square pieces in random order;
      here and there an ear or a wheel.""")
+assert torch.equal(shuffled.flatten().sort().values, picture.flatten().sort().values)  # nothing is added, nothing lost
 
 # %% [markdown]
 # And to an encoder? We take the package's, with all addresses set to **zero**. It has two layers of self-attention,
@@ -161,6 +162,8 @@ for place, weights, title in zip((left, right), (weights_without, weights_with),
               ylabel="asks: lamp", xticks=range(8), yticks=range(8))
 show(figure, alt="""Two attention maps of eight lamps. Without addresses: pale, all lamps look at all. With
      random addresses: a dark stripe just below the diagonal, and one dark cell in the upper right corner.""")
+stripe = weights_with[torch.arange(8), torch.arange(8) - 1]  # (8,) from each lamp to its left neighbour
+assert weights_without.max() < 0.3 and stripe.min() > 0.8  # pale everywhere; dark on the stripe
 
 # %% [markdown]
 # The stripe is the answer, drawn: lamp 3 looks at 2, lamp 2 at 1, and lamp 0 at 7. So an address need only be *different*
@@ -259,6 +262,7 @@ right.set(title="similarity to place 10", xlabel="place", ylabel="dot product / 
 show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are short at the top and so long
      at the bottom that nothing changes. Right: similarity to place 10 peaks there and falls off on both
      sides, with small bumps, alike at the same distance.""")
+assert alike[10].argmax() == 10 and torch.allclose(alike[10, :10], alike[10, 11:21].flip(0), atol=1e-5)  # a mirror
 
 # %% [markdown]
 # Left, read from top to bottom: quick hands, then slower ones, then hands that stand still for 50 places. Right: a peak at
@@ -531,7 +535,7 @@ print("both shuffled together:         same vectors?",
 # Rest the pointer on a cell; a click pins it. Or use Tab and the arrow keys.
 #
 # 1. T = 10,000: how much does a neighbour differ? How much the farthest corner?
-# 2. At which temperature is the hill narrow, and nothing else lights up? What goes wrong at T = 2 when cells are counted?
+# 2. At which temperature is the hill narrow, and nothing else turns dark? What goes wrong at T = 2 with *cells counted*?
 # 3. Move along a row with the learned code. What never changes?
 
 # %%

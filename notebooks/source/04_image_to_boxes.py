@@ -78,6 +78,7 @@ def to_corners(boxes):
 corners = to_corners(target["boxes"]) * 128  # (2, 4) pixels
 show(plots.scene(image, corners, names, title="read as centre and size"),
      alt="The scene again. Now one frame fits the car tightly and the other one the mushroom.")
+assert (corners[:, 2:] > corners[:, :2]).all()  # no box is inside out any more
 
 from detr_mini.boxes import cxcywh_to_xyxy
 print("agrees with the package:", torch.equal(to_corners(target["boxes"]), cxcywh_to_xyxy(target["boxes"])))
@@ -128,7 +129,7 @@ for reading, box in [("right", true), ("cxcywh taken for xyxy", target["boxes"][
     print(f"{reading:22} IoU {iou_by_hand(true, box):.3f}")
 
 # %% [markdown]
-# The last lines are true boxes in the wrong form, as in section 1: the car compared with itself. A perfect answer gets
+# The last two lines are true boxes in the wrong form, as in section 1: the car compared with itself. A perfect answer gets
 # 0, and again nobody complains. If your evaluation is stuck at exactly 0, think of this table.
 #
 # ## 3. IoU cannot teach
@@ -181,6 +182,7 @@ box_plots.squared_paper(far.tolist(), B, hull=True, axes=right,
 show(figure, alt="Left: boxes A and B, overlapping a little, in a dotted hull of 8 by 6 squares: IoU 0.11, "
                  "GIoU -0.14. Right: A is small and far away, the hull is 9 by 7 squares and mostly empty: "
                  "IoU 0.00, GIoU -0.59.")
+assert iou_by_hand(far, b) == 0 and giou_by_hand(far, b) < giou_by_hand(a, b) - 0.2  # GIoU goes on falling
 
 # %% [markdown]
 # Now push the box again and look at both, together with **L1**: the sum of the four differences in centre, width and
@@ -202,7 +204,7 @@ show(plots.curves(lines, shifts.tolist(), xlabel="shift, in squares (the boxes a
 assert lines["IoU"][0] == lines["IoU"][5] == 0 and lines["GIoU"][0] < lines["GIoU"][5] < 0
 
 # %% [markdown]
-# GIoU never goes flat. So let three boxes start at the same wrong place and walk downhill, each with its own loss.
+# Apart, GIoU never goes flat. So let three boxes start at the same wrong place and walk downhill, each with its own loss.
 
 # %%
 from detr_mini.boxes import giou, iou
@@ -308,7 +310,7 @@ box_plots.guesses_over(image, in_pixels[81:84], corners, places=places[:, 0] * 1
                        title="64 places, and the guesses at one")
 box_plots.guesses_over(image, in_pixels, corners, axes=right, title="all 192 guesses")
 show(figure, alt="Left: the scene with 64 dots and three blue squares of growing size around one of them. "
-                 "Right: all 192 squares at once, so many that hardly anything of the scene is left. The two "
+                 "Right: all 192 squares at once, so many that they cover the whole scene. The two "
                  "true boxes are dashed.")
 
 # %% [markdown]
@@ -376,11 +378,12 @@ for axis, index in zip(axes, [77, 20, 8, 12]):
     owner = who_answers(cxcywh_to_xyxy(guesses), objects)
     box_plots.guesses_over(scene, in_pixels[owner >= 0], objects * 128, axes=axis,
                            title=f"{len(objects)} things, {int((owner >= 0).sum())} guesses")
+    assert (owner >= 0).sum() > len(objects)  # more answers than things
 show(figure, alt="Four scenes with their things dashed, and in blue the guesses that answer for them: "
-                 "several squares around each thing, shifted against each other, of different sizes.")
+                 "one to several squares around each thing, shifted against each other, of different sizes.")
 
 # %% [markdown]
-# Keep two facts. Labels are **one-to-many**: a thing has several answers, all taught to be right. And nearly all guesses
+# Keep two facts. Labels are **one-to-many**: a thing may have several answers, all taught to be right. And nearly all guesses
 # answer for nothing.
 #
 # ### A guess is a choice
@@ -498,6 +501,7 @@ show(box_plots.side_by_side([held_out[i][0] for i in chosen],
                             [found[i] for i in chosen], [""] * 4, threshold=0.3),
      alt="Four test scenes with every box that scores at least 0.3. They fit, and on each thing lie several "
          "of them, almost on top of each other.")
+assert all((found[i]["scores"] >= 0.3).sum() > 2 * len(held_out[i][1]["labels"]) for i in chosen)  # several for each
 
 # %% tags=["nbval-ignore-output"]
 sure = sum(int((result["scores"] >= 0.3).sum()) for result in found.values())
@@ -659,10 +663,10 @@ print("calm scenes: 0.4 has the better AP50:         ", ap50["calm"][low] > ap50
 print("the crowd:   0.8 has the better AP50:         ", ap50["crowded"][high] > ap50["crowded"][low] + 0.02)
 scene, answers = crowd[1][0], in_crowd[1]
 versions = [answers] + [clean(answers, threshold) for threshold in (0.8, 0.5, 0.2)]
-show(box_plots.side_by_side([scene] * 4, versions,
-                            ["no NMS: ", "at 0.8: ", "at 0.5: ", "at 0.2: "], threshold=0.3),
+show(box_plots.side_by_side([scene] * 4, versions, ["no NMS: ", "at 0.8: ", "at 0.5: ", "at 0.2: "], threshold=0.3),
      alt="One crowded scene four times: with all sure boxes, and after NMS at 0.8, at 0.5 and at 0.2. First "
-         "there are many boxes per thing, in the end some things have none.")
+         "three things carry five to seven boxes each and two have none; in the end four have none.")
+assert (versions[0]["scores"] >= 0.3).sum() > len(crowd[1][1]["labels"]) > (versions[-1]["scores"] >= 0.3).sum()
 
 # %% [markdown]
 # There is no right threshold. Each one is right for some scenes, and wrong for others. (Our detector has never seen a

@@ -48,6 +48,7 @@ plots.scene(image, cxcywh_to_xyxy(target["boxes"]) * 128, names, axes=left)
 plots.scene(painted, title="without the lower cat", axes=right)
 show(figure, alt="A scene with two cats and two boats. Beside it the same scene, where the cat at the lower "
                  "left is painted over with the ground's colour.")
+assert torch.equal(painted[:, :, 46:], image[:, :, 46:]) and not torch.equal(painted, image)  # the rest stays as it was
 
 # %% [markdown]
 # Our detector is the DETR that comes with the project, trained as notebook 09 will train one. Its backbone, a small CNN,
@@ -247,6 +248,7 @@ for axes, box, title in ((left, by_backbone, "after the backbone"), (right, by_e
         axes.axhline(line - 0.5, color="white", linewidth=0.5, alpha=0.7)
 show(figure, alt="The scene twice, with a fine grid of 8 by 8 cells and one cell framed in blue. On the left "
                  "an orange window of 87 pixels around it. On the right the window is the whole picture.")
+assert width < 128 and by_encoder == [0, 0, 128, 128]  # a window that ends; one that does not
 
 # %% [markdown]
 # The blue cell is where the token sits, the orange frame is what it has seen. The backbone's window is large, and it
@@ -448,9 +450,11 @@ show(looks(image, maps[cells], list(spots), dots=dots),
      alt="A scene with four dots, and four attention maps. The upper cat looks at itself and, less, at the "
          "lower cat. The boats look at themselves, at each other and at other things. The ground looks "
          "around itself and at a cat.")
+upper = maps[cells[0]]  # (8, 8) where the upper cat looks; 1/64 would be even
+assert upper[1:4, 5:8].mean() > upper[5:7, 1:3].mean() > 1 / 64  # most at itself, then at the lower cat
 
 # %% [markdown]
-# It looks as if places on things looked at things, the upper cat mostly at itself. A nice picture proves nothing, so let
+# It looks as if places on things looked at things, the upper cat most of all at itself. A nice picture proves nothing, so let
 # us count, over 150 held-out scenes. For each thing: how much attention do its places give to that same thing, and how
 # much would they give it if they looked at everything alike? The second number is simply its part of all places.
 
@@ -592,6 +596,8 @@ for n, name in ((850, "stride 32"), (3350, "16"), (13400, "8")):
 show(figure, alt="Multiplications of an encoder layer against tokens, both axes logarithmic. Projections and "
                  "feed-forward part rise in step with the tokens. Attention rises twice as steeply and "
                  "passes both by stride 16.")
+assert torch.isclose(parts[1, -1] / parts[1, 0], (parts[0, -1] / parts[0, 0]) ** 2)  # twice as steep
+assert parts[:, 0].argmin() == 1 == parts[:, -1].argmax()  # for few tokens the cheapest part, for many the dearest
 
 # %% [markdown]
 # Half the stride, four times the tokens, sixteen times the attention. Small things need fine maps, and fine maps are what

@@ -97,6 +97,7 @@ figure = matching_plots.ties(matching_plots.GROUND, boxes, wanted, [(0, 0), (1, 
 show(figure, alt="Two dashed objects on grey ground: the cup, upper left, and the fish, lower right. "
                  "Prediction A lies exactly on the cup, B a little to its right. C lies on the fish, a little "
                  "to the left.")
+assert torch.equal(boxes[0], wanted[0]) and chances[0].argmax() == 1  # A: the cup's box, and the word fish
 predict("07.owner",
         "A has the perfect box and says fish. B is a little off and says cup. Who will own the cup?",
         "A", "B", "both")
@@ -333,7 +334,7 @@ nearly[2, 1] -= 1e-6
 print("nearly so: ", list(zip(*(x.tolist() for x in linear_sum_assignment(nearly)))))
 
 # %% [markdown]
-# SciPy takes the first ones, always the same. That is no trouble. The second line is: **a millionth decides who learns
+# SciPy takes the first ones, always the same. The second line is trouble: **a millionth decides who learns
 # what.** The matching jumps, while the cost hardly changes.
 #
 # When do queries nearly tie? When they all say nearly the same. Remember how a fresh DETR begins: content 0 for all. We

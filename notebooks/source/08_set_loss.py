@@ -172,6 +172,7 @@ for name, place in zip(figure.axes[0].texts, ((0.32, 1.35), (0.19, 0.55))):
     name.set_position(place)  # beside its curve: both end in one point
 show(figure, alt="Loss against the probability of the right answer. Cross-entropy falls from 4 to 0 and is "
                  "still visible at 0.8. The focal form lies below it and is almost flat at 0 from 0.6 on.")
+assert (-((1 - x) ** 2) * x.log())[x > 0.6].max() < 0.1 < -torch.tensor(0.8).log()  # flat here; the other is not
 
 # %%
 predict("08.easy", "The same learning detector, with the focal loss. Who weighs more now?",
@@ -256,6 +257,7 @@ figure = plots.curves({"L1": l1 / l1.min(), "1 − GIoU": far / far.min()}, knob
                       xlabel="the knob f", ylabel="loss, in parts of its least value")
 show(figure, alt="Two losses against the knob f. L1 has its lowest point at 0.8, what the two large things "
                  "want. 1 minus GIoU has it at 1.25, what the eight small ones want.")
+assert knob[l1.argmin()] < 0.9 and knob[far.argmin()] > 1.1  # L1 makes things smaller, GIoU makes them larger
 
 # %% [markdown]
 # **L1 listens to two large things, GIoU to eight small ones.** With L1 alone, small things would be nobody's concern.
@@ -292,7 +294,7 @@ for name, (boxes, fit) in walks.items():
 
 # %% [markdown]
 # GIoU alone knows a trick: a box that grows gets closer to everything. It swells first, and has to shrink again later.
-# L1 goes straight, at a constant pace, and it does not care for the size of the thing. So DETR adds them up, 5 x L1 + 2
+# L1 moves each number at a constant pace, and it does not care for the size of the thing. So DETR adds them up, 5 x L1 + 2
 # x (1 − GIoU).
 #
 # ## 6. Divided by what?
@@ -386,6 +388,7 @@ show(plots.matrix(reach, ["loss 1", "loss 2", "loss 3"], ["weights 1", "weights 
                   title="Length of the gradient"),
      alt="A matrix: each layer's loss against each layer's weights. Loss 1 reaches the weights of layer 1 "
          "only. Loss 2 reaches layers 1 and 2, loss 3 all three. Above the diagonal all is 0.")
+assert reach[0, 1] == reach[0, 2] == reach[1, 2] == 0 < reach[2].min()  # loss 3 hears of all, loss 1 of itself
 reveal("08.reach", "a" if reach[0, 2] == 0 else "b", "Layer 1 answers before layer 3 has done anything.")
 
 # %% [markdown]
@@ -762,7 +765,7 @@ check("08.focal", safe_focal)
 #
 # - Every query answers. Without an object, the right answer is *no object*, class number C, or C times no.
 # - Softmax form: a mean weighted with 0.1 for *no object*. Focal form: a sum of turned-down answers per object.
-# - L1 is loud for large things and walks straight; GIoU hears all sizes alike, and swells when boxes do not touch.
+# - L1 is loud for large things and walks steadily; GIoU hears all sizes alike, and swells when boxes do not touch.
 # - Box losses are divided by the objects of the batch, at least 1.
 # - Every decoder layer has its own matching and its own loss, and all are added up.
 

@@ -43,10 +43,10 @@ where_we_are("cross_attention")
 # do matched boxes fit their objects, on 200 held-out scenes?
 
 # %%
-from detr_mini.course.why_slow import RUNS, read_measures
+from detr_mini.course.why_slow import read_measures, recorded
 
-origin, detr = read_measures(RUNS / "detr.jsonl")
-other, smca = read_measures(RUNS / "smca.jsonl")
+origin, detr = read_measures(recorded("detr.jsonl"))  # your own, once section 12 has made it
+other, smca = read_measures(recorded("smca.jsonl"))
 ours, theirs = origin["recipe"], other["recipe"]
 print("recorded with:", origin["command"], "  seed:", origin["seed"])
 print("same data, loss, backbone, rate:", ours["data"] == theirs["data"] and ours["loss"] == theirs["loss"]
@@ -101,8 +101,8 @@ print("gradient of each score:", [round(g, 3) for g in scores.grad.tolist()])
 
 # %% [markdown]
 # The query receives the mean of the image, whatever it asked. And the answer it gives is blamed on **all** places
-# alike: each value gets 1/4 of the gradient, each score 1/4 times (value − mean). Our scenes have 64 places, a wide COCO
-# image 950, so there is less for each (Deformable DETR, section 3).
+# alike: each value gets 1/4 of the gradient, each score 1/4 times (value − mean). Our scenes have 64 places, a COCO
+# image some 850, so each gets less (Deformable DETR, section 3).
 #
 # Is our untrained DETR like that? We take what each head collects, and compare it with the mean of the values.
 
@@ -152,7 +152,7 @@ def gradients(model, names, images=32):
 parts = "box_head.layers.2", "layers.2.cross_attention.value", "layers.2.cross_attention.query"
 for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in parts]).items():
     length, left = each.norm(dim=1).mean(), each.mean(dim=0).norm()
-    print(f"{name:45} length {length:4.1f}, of which survives {left / length:.1f}")
+    print(f"{name:45} length {length:4.1f}, {left / length:.1f} of that survives")
 
 # %% [markdown]
 # On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they agree much
@@ -220,8 +220,8 @@ show(looking_plots.histories([
     Panel("How much on the object", "mass inside the box",
           {"DETR": history(detr, "mass"), "SMCA": history(smca, "mass")},
           (uniform, "uniform"))]),
-     alt="Two panels against the step. Entropy: DETR starts at 4.07, just below the uniform 4.16, and falls to 2.3; SMCA "
-         "starts at 3.6. Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, "
+     alt="Two panels against the step. Entropy: DETR starts at 4.07, just below the uniform 4.16, and falls to 2.3; "
+         "SMCA starts at 3.6. Mass inside the box: DETR stays on the uniform line at 0.10 until about step 400, "
          "then rises to 0.36; SMCA starts at 0.19 and rises early.")
 
 # %%
@@ -289,14 +289,15 @@ reveal("10.habit", "c" if elsewhere[2500] > 0.22 else "b" if elsewhere[2500] > 0
 # %%
 from detr_mini.course.recorder import load_recording
 
-recording, query, steps = load_recording(RUNS / "detr.safetensors"), 5, [0, 100, 400, 1000, 2500]
+recording, query, steps = load_recording(recorded("detr.safetensors")), 5, [0, 100, 400, 1000, 2500]
 rows = [recording.at(step) for step in steps]
 for number in (0, 1):
     maps = recording.attention[rows, -1, number, 0, query]  # (5, 8, 8), the mean of the heads
     corners = dm.boxes.cxcywh_to_xyxy(recording.boxes[rows, -1, number, query].float()) * 128  # (5, 4)
     show(looks(recording.images[number], maps, [f"step {step:,}" for step in steps], boxes=corners),
          alt="A scene with five boxes of one query, and its map at five steps. At step 0 the map covers the whole "
-             f"image. It shrinks to a few cells {('left of and', 'only')[number]} below the middle.")
+             f"image. It shrinks to a few cells {('left of and', 'just')[number]} below the middle.")
+    assert maps[0].max() < 2 / 64 and maps[-1].max() > 2 * maps[0].max()  # even at first, choosy at last
 
 # %% [markdown]
 # At step 100 the box has moved, and the map is still everywhere; from 400 on a home shows. What answers to the image is
@@ -327,12 +328,12 @@ for name, lines in {"8 x 8": detr, "12 x 12": wide}.items():
 assert twice["12 x 12"] <= twice["8 x 8"]
 
 # %% [markdown]
-# So one part of SMCA's gift has a name: its queries get **homes** within about 100 steps instead of 1,000. Following
-# the image comes later in both, and earlier in SMCA.
+# So one part of SMCA's gift has a name: its queries have **homes** by step 100; DETR's show from 400 on. Following the
+# image comes later in both, and earlier in SMCA.
 #
 # The last cell asks something else: do more places make the search longer? DETR learned the same things, of as many pixels,
-# on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came even
-# earlier, good boxes one look later. So the number of places alone is not what makes it slow.
+# on pictures with 144 places instead of 64. (One seed.) Twice its share of attention came
+# one look earlier, good boxes one later. So the number of places alone is not what makes it slow.
 #
 # ### Must attention be inside at all?
 #
@@ -411,7 +412,7 @@ print(f"DETR needs until step 2,500 for flips of {flip[2500]:.2f}")
 assert fit_smca[600] > 0.7 and flip_smca[600] > 0.35
 
 # %% [markdown]
-# The matching is restless, and it calms down as training goes on. But is it the brake? SMCA flips less than DETR, so this
+# The matching is restless, and it calms down as training goes on. But is it the brake? SMCA mostly flips less, so this
 # picture does not acquit it. Follow SMCA alone, though: from step 200 to 600 about half of its objects change
 # hands within 25 steps, and all the while its IoU climbs, from 0.58 to 0.73. So a detector can learn quickly
 # under restless matching.
@@ -461,6 +462,9 @@ show(figure, alt="Two tables of standard deviations, three layers by four terms.
                  "Trained: position · memory is largest in layer 1 with 3.4, content · memory in layers 2 "
                  "and 3 with 2.5 and 2.9; the two terms with the place stay under 1.")
 assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
+grown = {line["step"]: line["terms"] for line in detr if line["step"] in (0, 100, 400, 1000, 2500)}  # recorded
+for layer, name in ((0, "position x content"), (1, "content x content")):
+    print(f"layer {layer + 1}, {NAMES[name]}:", {step: round(terms[name][layer], 1) for step, terms in grown.items()})
 
 # %% [markdown]
 # The image's *addresses* matter least here, in the trained decoder. Both strong terms meet the image's **content**. Remove
@@ -557,8 +561,10 @@ for i in chosen:
     best = looking.overlap(heads, roi).argmax()
     show(looks(held_out[image[i]][0], [heads.mean(0), heads[best], roi],
                ["mean of 8 heads", f"head {int(best)}", "RoIAlign"], boxes=[boxes[i]] * 3),
-         alt="A scene with a framed thing, and three maps: the mean of all heads glows around the frame, one "
-             "head glows inside, and RoIAlign's map fills the frame evenly.")
+         alt="A scene with a framed thing, and three maps: the mean of all heads glows on and around the frame, one "
+             "head glows inside, and RoIAlign's map fills the frame, less in cells covered in part.")
+    inside = looking.mass_inside(heads, wanted[i])  # (heads,)
+    assert inside[best] > inside.mean() + 0.1  # that head has more inside than the mean of all
 
 # %%
 roi = dict(zip(*history(detr, "roi")))
@@ -570,11 +576,10 @@ for step in (0, 400, 1000, 2500):
 maps = look.attention[-1][image, :, query]  # (N, heads, 8, 8)
 each = looking.mass_inside(maps, wanted[:, None]).mean(0)  # (heads,)
 print("mass inside, head by head:", [round(value, 2) for value in each.tolist()])
-print("one head is an RoIAlign of sorts:", bool(each.max() > 0.6),
-      "  the others look elsewhere:", int((each < 0.45).sum()))
+print("one head stays inside:", bool(each.max() > 0.6), "  the others look elsewhere:", int((each < 0.45).sum()))
 
 # %% [markdown]
-# One head, number 6, has become a soft RoIAlign on average. (Head 1 fits the second scene better.) The others look
+# Head 6 stays inside, as RoIAlign does, on fewer cells. (Head 1 fits the second scene better.) The others look
 # mostly elsewhere, often past the border, as notebook 09 drew; the cut of section 5 showed that boxes need it. Most of the
 # way, in the mean of the heads, was done between steps 400 and 1,000.
 #
@@ -613,6 +618,8 @@ show(looks(held_out[0][0], [read[name][0] if "trained" in name else read[name].m
            boxes=[dm.boxes.cxcywh_to_xyxy(first[name]) * 128 for name in said]),
      alt="Four maps of what a prediction reads. One-stage: a compact spot around the anchor. Two-stage: the "
          "proposal's box. New DETR: the whole image. Trained DETR: mostly around its box.")
+places = {name: looking.entropy(read[name].mean(0)).exp() for name in ("one-stage", "new DETR")}
+assert places["one-stage"] < 30 < 50 < places["new DETR"]  # of 64 places
 
 # %%
 rows = {}
@@ -629,8 +636,8 @@ print("times the area:", {name: round(value, 1) for name, value in times.items()
 assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 and times["new DETR"] < 2
 
 # %% [markdown]
-# In the bars, a new DETR reads its box hardly more than the rest. The two CNN heads read theirs several times more
-# densely, before the first training step, and DETR gets there only by training. That is what **aligned by
+# A new DETR reads its box 1.4 times as densely as the picture, the two CNN heads three to five times,
+# before the first training step, and DETR gets there only by training. That is what **aligned by
 # construction** means. One-stage: the cell *is* the place. Two-stage: RoIAlign fetches the place. DETR's query reads
 # everything and has to learn which part it is talking about.
 #
@@ -645,12 +652,14 @@ assert min(times["one-stage"], times["two-stage"], times["trained DETR"]) > 3 an
 #
 # 1. When does query 3 stop looking everywhere? Compare the words below the picture at steps 0, 400 and 2,500.
 # 2. Stay at the last step and move the image slider. Does the query keep to its home region?
-# 3. Give it `load_recording(RUNS / "smca.safetensors")` instead. What is different at step 0?
+# 3. Give it `load_recording(recorded("smca.safetensors"))` instead. What is different at step 0?
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.replay import Moment, TrainingReplay
 
 owned = int((recording.owners[-1, -1, 0] >= 0).nonzero()[0])
+before, after = looking.entropy(recording.attention[[0, -1], -1, 0, 0, owned]).exp()  # of how many places it reads
+assert after < before / 1.5  # the map that it opens on is narrower than at step 0
 TrainingReplay(recording, CLASSES, Moment(row=len(recording.steps) - 1, image=0, query=owned))
 
 # %% [markdown]
@@ -755,13 +764,11 @@ check("10.terms", terms)
 # and we measure them now.
 
 # %% tags=["gpu"]
-from pathlib import Path
+from detr_mini.course.why_slow import MINE, record
 
-from detr_mini.course.why_slow import record
-
-START = False  # True trains DETR again and writes two files
+START = False  # True trains DETR again and writes two files, which the cells above then read
 if START:
-    print(record("detr", steps=2500, folder=Path("my_recordings")))
+    print(record("detr", steps=2500, folder=MINE))
 else:
     print("would train DETR for 2,500 steps and look at 200 scenes at", len(detr), "of them")
 
@@ -779,10 +786,11 @@ print(f"habit, the part that is there without this image: recorded {share_of_hab
 # ## 13. Limits, and errata
 #
 # - **One seed, one toy.** 64 or 144 places instead of 850 or more, ten classes, a backbone that knows them. On
-#   COCO the order of events need not be the same.
+#   COCO events may come in another order.
 # - **A correlation is no cause.** Mass rises while boxes improve. The experiments that intervene are the cut, the
 #   removed term, the larger picture and SMCA. And SMCA changes two things: the Gaussian, and boxes written relative to
 #   its centre. Our curves do not take them apart; notebook 12 does.
+# - Whether queries wait for the encoder, we have not asked.
 #
 # ## Recap
 #

@@ -35,7 +35,7 @@ dm.setup(seed=0)
 where_we_are("attention")
 
 # %% [markdown]
-# Notebooks 11 to 15 change one thing each in the DETR you know. The first change is the deepest: it replaces attention
+# Notebooks 11 to 15 each change the DETR you know. The first change is the deepest: it replaces attention
 # itself, in the encoder and between queries and image.
 #
 # ## 1. Two failures
@@ -56,6 +56,8 @@ boat = dm.boxes.cxcywh_to_xyxy(recording.targets[at]["boxes"][0]) * 128
 show(looks(recording.images[at], list(maps.values()), list(maps), boxes=[boat] * len(maps)),
      alt="A scene with a framed boat, and five maps. DETR's attention glows everywhere at steps 0 and 100, "
          "in broad patches at step 400, and in fewer and fewer cells at steps 1,000 and 2,500.")
+places = [looking.entropy(weights).exp() for weights in maps.values()]  # over how many of 64 cells
+assert places == sorted(places, reverse=True) and places[0] > 60 and places[-1] < 20
 
 # %%
 detr = read_measures(RUNS / "detr.jsonl")[1]
@@ -270,6 +272,7 @@ print("the rest of offsets and weights is 0:", not any(part.any() for part in ze
 show(deformable_plots.rose(first, title="The first places of eight heads"),
      alt="Eight rays from a cross, one per head and colour, straight and diagonal. On each lie four dots, 1, "
          "2, 3 and 4 cells away; the outermost ones lie on a square 8 cells wide.")
+assert torch.allclose(first.abs().amax(dim=2), torch.arange(1.0, 5).expand(8, 4))  # squares around the cross
 
 # %% [markdown]
 # Now the prediction. What do the queries of an untrained decoder collect? We compare with the mean of all values, and
@@ -456,12 +459,17 @@ print("to layers 2, 3, not detached:", blame(False))
 # layer's):
 
 # %%
-from detr_mini.course.deformable_playground import DeformablePlayground, Dragged, placed
+from detr_mini.course.deformable_playground import DeformablePlayground, Dragged, placed, read as read_in
 
-show(deformable_plots.by_layer(Dragged(scene=0, query=15, x=0.42, y=0.62)),
+put = Dragged(scene=0, query=15, x=0.42, y=0.62)
+show(deformable_plots.by_layer(put),
      alt="One scene three times. In layer 1 dots of eight colours lie around a cross on a balloon, some far "
          "away. In layers 2 and 3 the dots lie in and around the dashed box of the layer before, which "
          "already frames the balloon.")
+far = [(read_in(replace(put, layer=n)).locations - torch.tensor([put.x, put.y])).abs().max() for n in (1, 2, 3)]
+assert far[0] > 0.5 > 0.3 > max(far[1:])  # from the cross, in parts of the image
+dashed, balloon = read_in(replace(put, layer=2)).reference, dm.boxes.cxcywh_to_xyxy(batch.targets[0]["boxes"][2])
+assert dm.boxes.iou(dashed, balloon) > 0.5
 look = recorder.look(trained, step=1500)
 now = looking.measure(look, batch.targets)
 print("IoU of matched boxes after layers 1, 2, 3:", [round(v, 2) for v in now["iou"]])
@@ -505,7 +513,9 @@ predict("11.drag", "Take one query and put its reference point onto an object of
         "one region of the image. How well does its final box fit?", "hardly: its own place is far away",
         "about half as well as the right query", "nearly as well as the right query")
 
-DeformablePlayground()
+playground = DeformablePlayground()
+assert "it says: mushroom" in playground.describe(playground.state)  # it opens on one
+playground
 
 # %%
 wanted, labels = (torch.stack([target[key][0] for target in batch.targets]) for key in ("boxes", "labels"))
@@ -543,7 +553,7 @@ diff = zoo.show_diff("deformable")  # show it whole by leaving out the next line
 replace(diff, pieces=[piece for piece in diff.pieces if piece.title.split(".")[-1] in SEAMS])
 
 # %% [markdown]
-# Not changed: matching, losses (on scenes), the queries' self-attention, feed-forward, the decoder's loop, the backbone.
+# Not changed (on scenes): matching, losses, the queries' self-attention, feed-forward, the decoder's loop, the backbone.
 #
 # ## 15. Beside DETR
 #
@@ -555,14 +565,17 @@ from IPython.display import display
 
 from detr_mini.course.attention_explorer import AttentionExplorer
 
+inside = []  # per cent of the attention within the cup's box
 for model in (dense, trained):
     explorer = AttentionExplorer(model, held_out[0][0])
     cup = explorer.explored.queries[explorer.explored.names.index("cup")]  # the surest query that says so
     explorer.first, explorer.query = replace(explorer.first, query=cup), cup
     display(explorer)
+    inside.append(explorer.explored.layers["decoder 3"].inside[0, explorer.explored.queries.index(cup)])
+assert inside[1] > inside[0] + 15
 
 # %% [markdown]
-# For a fair look at one step we need a run of our own.
+# For one step we need our own run.
 #
 # ## 16. Train it, and watch
 #
@@ -591,6 +604,8 @@ for step, own in looked.items():
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[boat] * 4),
      alt="A scene with a framed boat, and four maps. DETR glows everywhere at step 0 and in broad patches "
          "at step 300. Deformable DETR glows in a few cells in the frame, already at step 0.")
+places = {name: looking.entropy(weights).exp() for name, weights in maps.items()}  # over how many of 64 cells
+assert all((number < 30) if name.startswith("Deformable") else (number > 50) for name, number in places.items())
 
 # %% tags=["nbval-ignore-output"]
 for name, line in (lines | {"DETR, 2,500": detr[-1], "Deformable, 1,500": now}).items():
@@ -598,7 +613,7 @@ for name, line in (lines | {"DETR, 2,500": detr[-1], "Deformable, 1,500": now}).
 assert lines["Deformable, 300"]["mass"][-1] > lines["DETR, 300"]["mass"][-1] + 0.3
 
 # %% [markdown]
-# Read it with care. At step 0 most of Deformable's mass is inside already. That is a gift of construction: layer 3 reads
+# At step 0 most of Deformable's mass is inside already. That is a gift of construction: layer 3 reads
 # within a small box around the query's place, and the matching chose a query that happened to stand there. *Elsewhere*
 # says so: the same mass without this image. What training adds is the box, and a gap between the two columns.
 #
@@ -647,10 +662,10 @@ for claim, ours in {
 #
 # ## 18. Errata: paper, code, hearsay
 #
-# - **"Keys".** The paper speaks of key sampling points, and is often retold as comparing with a few keys. There is no
-#   key projection and no dot product.
-# - **Whose figures?** The README's (44.5, 46.2, 46.9) belong to the released code, which, it says, differs in
-#   details from the one behind the paper.
+# - **"Keys".** The paper's *key sampling points* are no keys: no projection, no dot product.
+# - **Retold.** [Hugging Face's card](https://huggingface.co/SenseTime/deformable-detr) tells DETR's recipe, 100 queries and
+#   cross-entropy. The code has 300 and a focal loss.
+# - **Whose figures?** The README's (44.5, 46.2, 46.9) are the released code's. It differs from the paper's, it says.
 # - **A bug in the first release** divided the offset in x by the height and that in y by the width (issue 6).
 # - **Padding.** Values of padded tokens are zeroed, but the softmax is not masked. Weight that falls there is lost.
 # - **Two-stage scores.** Each token has a score for all 91 classes, and the code uses channel 0 only; for the proposals'

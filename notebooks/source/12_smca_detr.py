@@ -54,6 +54,8 @@ for place, (query, step) in zip(axes, [(query, step) for query in (3, 21) for st
 show(figure, alt="Attention of queries 3 and 21 over one scene at steps 0, 100, 400, 1,000 and 2,500. Both "
                  "glow everywhere until step 400. At 1,000 and 2,500 query 3 glows on the right, query 21 on "
                  "the left.")
+right = recording.attention[recording.at(2500), -1, 0, 0, [3, 21], :, 4:].sum((1, 2))  # in the right half
+assert right[0] > 0.8 > 0.2 > right[1]
 
 # %% [markdown]
 # A query has a **home** when two things hold. It looks elsewhere than the *other queries* do. And it looks at the same
@@ -109,6 +111,7 @@ log_g = log_y[:, None] + log_x  # (6, 6)
 show(plots.matrix(log_g.exp(), title="Gaussian G", row_name="row", column_name="column"),
      alt="A 6 by 6 grid of numbers, 1.00 at column 1, row 4, falling in all directions: 0.88 beside it, 0.61 "
          "two cells away, 0.02 in the far corner.")
+assert log_g.argmax() == 4 * 6 + 1 and log_g.argmin() == 5  # the peak; the far corner
 
 # %% [markdown]
 # The 8 is a constant of the authors' code. So exp(−s² d² / 8) has a standard deviation of 2 / s cells. **A larger scale
@@ -187,6 +190,8 @@ for head, axis in enumerate(axes):
                   fillstyle="none")
 show(figure, alt="Two 6 by 6 grids with a blue ring at the same place, the centre. Head 1's Gaussian is a "
                  "tall column right of the ring, head 2's is flatter and lies left of and below it.")
+column = log_g.amax(dim=1).argmax(dim=1)  # where each head's Gaussian is largest
+assert column[0] > centre[0] * 6 > column[1]  # right of the ring; left of it
 
 from detr_mini.variants.co_attention import log_gaussian
 
@@ -368,7 +373,9 @@ for layer in range(3):
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.smca_playground import SmcaPlayground
 
-SmcaPlayground()
+playground = SmcaPlayground()
+assert "it says: balloon" in playground.describe(playground.state)  # it opens on one
+playground
 
 # %% [markdown]
 # A home is two numbers. Move them, and the query becomes that place's query. Notebook 11 measured this for
@@ -408,7 +415,7 @@ reveal("12.who", "b" if ap["without the dot product"] > 0.7 else "c",
 zoo.show_diff("smca")
 
 # %% [markdown]
-# Not changed: backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses (on scenes), the
+# Not changed (on scenes): backbone, encoder, the meeting of the queries, feed-forward, heads, matching, losses, the
 # loop. Three of the decoder's five seams.
 #
 # ## 11. Beside DETR
@@ -422,7 +429,9 @@ from IPython.display import display
 from detr_mini.course.attention_explorer import AttentionExplorer
 
 for model in (load_weights(DATA / "weights/detr.safetensors").eval(), trained):
-    display(AttentionExplorer(model, held_out[0][0]))
+    explorer = AttentionExplorer(model, held_out[0][0])
+    assert "cup" in explorer.explored.names[:explorer.explored.found]  # both find it
+    display(explorer)
 
 # %% [markdown]
 # ## 12. Train it, and watch
@@ -489,6 +498,8 @@ show(looking_plots.histories(panels, height=2.8),
          "and the Gaussian alone start at 0.16 and get near that by step 150. Then SMCA with both climbs to "
          "0.68, the Gaussian alone to 0.64, the others stay near 0.57. Mass: both 0.40, the Gaussian alone 0.30, boxes "
          "alone 0.19, DETR 0.12.")
+ends = [curve(name, "mass")[1][-1] for name in PARTS]  # DETR, boxes alone, Gaussian alone, both
+assert ends == sorted(ends) and curve("boxes alone", "iou")[1][0] > 2 * curve("DETR", "iou")[1][0]
 
 # %%
 from detr_mini.course.race_table import reached, read_runs
@@ -594,8 +605,8 @@ for claim, ours in {
 # - **Width or inverse width?** The paper's formula *divides* the squared distance by s² (times a constant β). The code
 #   *multiplies* by s² and divides by 8. So a predicted size near 0 is a needle in one and flat in the other. We follow
 #   the code.
-# - **Multiplied or added?** The mechanism is often retold as multiplying attention by the Gaussian. The paper's equation and
-#   the code add log G to the scores. Section 3 has the difference.
+# - **Multiplied or added?** [Notes](https://docsaid.org/en/papers/object-detection/fast-detr) multiply feature maps by the
+#   Gaussian, then give the paper's equation: it and the code add log G to the scores.
 # - **Half a cell.** The centre is counted in cells from the image's edge; cells are numbered 0, 1, 2. So the middle of
 #   the image, 4.0 of 8, is the *number* of the cell whose middle lies at 4.5. All Gaussians sit half a cell to the right
 #   and below. Offsets can undo it.
@@ -604,7 +615,7 @@ for claim, ours in {
 # - **No refinement.** All layers share that centre. Every layer's box is relative to it.
 # - **92 logits for 91 classes.** One is never a target. Our COCO recipe keeps it, our scenes do not.
 # - **The default is not the paper.** Without options the code trains type 1, one fixed width, for 300 epochs. The
-#   README's command sets type 3, 50 epochs and 300 queries.
+#   README's command sets type 3, 300 queries and 50 epochs, under a line that says 300.
 # - **More than one change.** SMCA's recipe also has the focal loss and 300 queries, where DETR's has softmax and 100.
 #   Comparisons of published figures mix that in. Our race gives both the same.
 #

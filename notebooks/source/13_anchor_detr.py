@@ -378,6 +378,7 @@ plots.matrix(product, title="row-column attention", top=0.5, axes=axes[1])
 show(figure, alt="Two 3 by 4 grids. Dense attention has 0.42 on each of the two cups. Row-column attention "
                  "has 0.23 in all four corners.")
 ghosts = int((product > 0.5 * product.max()).sum())
+assert (dense > 0.4).sum() == 2 and product[0, 0] > 0.2 and torch.isclose(product[0, 0], product[0, 3])
 reveal("13.ghosts", "c" if ghosts == 4 else "b",
        "The other two corners are ghosts: a cup's row and a cup's column meet.")
 
@@ -553,7 +554,9 @@ assert less["stored"] < 0.5 and less["fused"] > 5
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.anchor_playground import Anchored, AnchorPlayground, look, maps_of
 
-AnchorPlayground()
+playground = AnchorPlayground()
+assert "it says: mushroom" in playground.describe(playground.state)  # it opens on one
+playground
 
 # %%
 spots = {"mushroom": (0.58, 0.29), "cup": (0.85, 0.29), "balloon": (0.42, 0.59)}
@@ -563,6 +566,8 @@ show(looks(held_out[0][0], [maps_of(state)[2] for state in states], [f"on the {n
            dots=[(x * 128, y * 128) for x, y in spots.values()]),
      alt="A scene with three dots, and three maps of query 15: put at each dot it looks at the cells around "
          "it, and its box frames the mushroom, the cup, or the balloon.")
+framed = dm.boxes.xyxy_to_cxcywh(torch.stack([look(state).box for state in states]))  # (3, 4)
+assert min(looking.mass_inside(maps_of(state)[2], box) for state, box in zip(states, framed)) > 0.5
 print("query 15 names what it is put on:", [CLASSES[look(state).label] for state in states])
 twins = [look(Anchored(query=query, x=0.42, y=0.59)) for query in (15, 19)]
 print("two queries at one point, one answer:", torch.allclose(twins[0].box, twins[1].box, atol=0.02))
@@ -574,8 +579,8 @@ print("two queries at one point, one answer:", torch.allclose(twins[0].box, twin
 zoo.show_diff("anchor")
 
 # %% [markdown]
-# Not changed: the backbone, the meeting of the queries, feed-forward, one pair of heads for all layers, matching,
-# losses (on scenes), the loop. A point is never moved from layer to layer. The encoder's attention is RCDA, too.
+# Not changed (on scenes): the backbone, the meeting of the queries, feed-forward, one pair of heads for all layers,
+# matching, losses, the loop. A point is never moved from layer to layer. The encoder's attention is RCDA, too.
 #
 # ## 10. Beside DETR
 #
@@ -589,7 +594,9 @@ from IPython.display import display
 from detr_mini.course.attention_explorer import AttentionExplorer
 
 for model in trained.values():
-    display(AttentionExplorer(model, held_out[0][0]))
+    explorer = AttentionExplorer(model, held_out[0][0])
+    assert "cup" in explorer.explored.names[:explorer.explored.found]  # both find it
+    display(explorer)
 
 # %%
 measured = {name: looking.measure(recorder.look(model, 0), batch.targets) for name, model in trained.items()}
@@ -613,6 +620,7 @@ assert measured["anchor"]["mass"][-1] > 1.5 * measured["detr"]["mass"][-1]
 from detr_mini.course.live import train_live
 
 live = train_live("anchor", steps=400, every=50)
+assert live.curve[-1]["ap50"] > 0.2
 
 # %%
 from statistics import median
@@ -639,6 +647,8 @@ target = dm.boxes.cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2),
      alt="A scene with a framed thing, and two maps at step 400. DETR glows in broad patches over the image. "
          "Anchor DETR glows in a few cells in and around the frame.")
+detrs, anchors = (looking.entropy(weights).exp() for weights in maps.values())  # over how many of 64 cells
+assert detrs > 50 > 40 > anchors
 
 # %% [markdown]
 # ## 12. The paper's claims, and ours
@@ -650,7 +660,7 @@ times = steps_to("detr", 0.5) / steps_to("anchor", 0.5)
 own = {name: spreads(places[name])[1] for name in places}
 for claim, ours in {
     "10 times fewer epochs than DETR": f"{times:.1f} times fewer steps to AP50 0.5",
-    "a query keeps near its point": f"its boxes deviate by {own['anchor']:.2f}, DETR's by {own['detr']:.2f}",
+    "a query's boxes stay together": f"its boxes deviate by {own['anchor']:.2f}, DETR's by {own['detr']:.2f}",
     "a grid does as well as learned points": f"a grid never trained: {ap[5]:.2f}, learned {learned:.2f}",
     "several patterns per point help": f"cannot be seen: {crowded} of {things} things share a query",
     "RCDA needs less memory": f"{less['stored']:.2f} times stored weights, {less['fused']:.0f} times fused",
@@ -678,6 +688,8 @@ for name in ("detr", "anchor"):
 # - **Padding enters the keys.** Rows and columns of padding get no weight. But the means take padded cells in. So an
 #   image alone and the same image in a padded batch differ. The package follows the code; `13.padded` is the other
 #   way.
+# - **One query and one key?** So say [reading notes](https://owen-liuyuxuan.github.io/papers_reading_sharing.github.io/other_categories/object_detection_2D/anchordetr/):
+#   content + x is the query, content + y the key. Both are queries, for the two axes; both keys come from the image.
 # - **"Rows" and "columns" are easily swapped.** In the code *row attention* has weights along x, one per column.
 # - **Points are not refined.** Layer by layer correction belongs to DAB-DETR and to Deformable DETR's variant.
 # - **Several changes at once.** Besides points, patterns and RCDA: a GroupNorm after the input projection, no norm

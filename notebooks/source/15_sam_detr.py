@@ -57,6 +57,7 @@ show(looking_plots.histories([
     height=2.5),
      alt="DETR over 2,500 steps. The mass of its attention inside the object's box stays on the uniform "
          "line, 0.10, until about step 400, and then rises to 0.36.")
+assert recorded[-1]["mass"][-1] > 3 * uniform
 print("until step 400 at chance:", all(abs(line["mass"][-1] - uniform) < 0.03
                                        for line in recorded if line["step"] <= 400))
 
@@ -170,13 +171,13 @@ across = (1 - (x[:, None] - torch.arange(6) - 0.5).abs()).clamp(min=0)  # (3, 6)
 down = (1 - (y[:, None] - torch.arange(6) - 0.5).abs()).clamp(min=0)  # (3, 6) share of every row
 cut = down @ cells @ across.T  # (3, 3)
 
-corners = torch.tensor([[left, top, right, bottom]])
-theirs = roi_align(cells[None, None], [corners], 3, sampling_ratio=1, aligned=True)[0, 0]
-print("torchvision's RoIAlign agrees:", torch.allclose(cut, theirs, atol=1e-5))
+theirs = roi_align(cells[None, None], [torch.tensor([[left, top, right, bottom]])], 3, sampling_ratio=1, aligned=True)
+print("torchvision's RoIAlign agrees:", torch.allclose(cut, theirs[0, 0], atol=1e-5))
 places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (3, 3, 2)
 show(sam_plots.cut_out(cells, (left, top, right, bottom), places, cut),
      alt="Left a 6 by 6 grid of digits with a framed box and nine crosses inside, in three rows and columns. "
          "Right the cut: nine numbers read at the crosses.")
+assert torch.isclose(cut[0, 1], 0.125 * cells[0, 2:4].mean() + 0.875 * cells[1, 2:4].mean())  # between four cells
 
 # %% [markdown]
 # In notebook 10 RoIAlign was one attention map that nobody had to learn. A cut is one such map **per part**: each part's
@@ -225,17 +226,27 @@ print("read in the cut:", [round(v, 3) for v in found.tolist()],
 # before it sees the place. Here it looks at the whole box first.
 
 # %%
-from detr_mini.course.sam_playground import Boxed, SamPlayground
+from detr_mini.course.sam_playground import Boxed, SamPlayground, asked
 
+def find_points(layer, cuts):
+    """cuts (Q, d, 7, 7) -> the offsets of eight points in each, (Q, 8, 2)."""
+    narrow = layer.narrow(cuts).relu()  # (Q, 32, 7, 7), a 1 x 1 convolution
+    return layer.find(narrow.flatten(1)).unflatten(-1, (8, 2)).tanh()  # find: an MLP from 32 * 49 numbers to 16
+
+layer, cuts = sam.decoder.layers[0].cross_attention, torch.randn(25, 128, 7, 7)
+mine, theirs = find_points(layer, cuts), layer.salient(cuts[None])[0][0]  # (25, 8, 2)
+print(tuple(mine.shape), " package agrees:", torch.allclose(mine, theirs, atol=1e-5))
 show(sam_plots.by_layer(Boxed()),
      alt="One scene three times, with one query of the trained detector. Layer 1: a large dashed box as a 7 "
          "by 7 grid, and eight numbered points in it, nearly all on a balloon. Layers 2 and 3: the grid lies "
          "around the balloon, the points at its sides and in its middle.")
+balloon, salient = dm.boxes.cxcywh_to_xyxy(batch.targets[0]["boxes"][2]), asked(Boxed()).points  # (4,), (8, 2)
+assert ((salient > balloon[:2]) & (salient < balloon[2:])).all(1).sum() >= 6  # of layer 1's eight
 
 # %% [markdown]
-# In layer 1 the box is only a rough region, the same in every image. Yet the points lie on the balloon. Is that so in
-# general? We count the points that lie on the matched object. Two controls: points thrown blindly into the same box,
-# and the points that the same query had in *another* image.
+# In layer 1 the box is only a rough region, the same in every image. Yet the points lie on the balloon. We count the
+# points that lie on the matched object. Two controls: points thrown blindly into the same box, and the points that the
+# same query had in *another* image.
 
 # %%
 def on_object(model):
@@ -273,11 +284,11 @@ def aligned(layer, content, boxes, memory, places, code):
     """content (Q, d), boxes (Q, 4), memory and places (64, d), code: points -> addresses. Returns (Q, d)."""
     grid = open_grid(8, 8)
     cuts = crop(boxes[None], memory[None], grid)  # (1, Q, d, 7, 7)
-    offsets = layer.salient(cuts)[0]  # (1, Q, heads, 2)
-    points = boxes[:, None, :2] + offsets[0] * boxes[:, None, 2:] / 2  # (Q, heads, 2)
+    offsets = find_points(layer, cuts[0])  # (Q, heads, 2)
+    points = boxes[:, None, :2] + offsets * boxes[:, None, 2:] / 2  # (Q, heads, 2)
     open_content = layer.content_weight(content).sigmoid().unflatten(-1, (8, -1))  # (Q, heads, d)
     open_place = layer.position_weight(content).sigmoid().unflatten(-1, (8, -1))
-    q = layer.query(sample(cuts, offsets)[0] * open_content)
+    q = layer.query(sample(cuts, offsets[None])[0] * open_content)
     q = q + layer.query_position(code(points) * open_place)  # (Q, heads, d)
     k = layer.key(memory) + layer.key_position(places)  # (64, d), the same for all heads
     weights = (q @ k.T / 128**0.5).softmax(-1)  # (Q, heads, 64)
@@ -338,6 +349,7 @@ show(figure, alt="Bars for five kinds of query. The reader of memory understands
                  "SAM-DETR's old content about as often as by lot, 0.10 to 0.15. What SAM-DETR's heads ask "
                  "with it understands, 0.85 before training and 0.98 after. Cosines tell the same: near 0, "
                  "and 0.73 and 0.78.")
+assert rows["new SAM-DETR, re-sampled"][0] > 0.7 > 0.3 > rows["trained DETR, content"][0]
 
 # %% [markdown]
 # The reader understands most of what asks **before the first step**: nothing had to be learned for that. The old content,
@@ -479,6 +491,7 @@ show(plots.bars(list(result.values()), list(result), limits=(0, 1),
                 title="AP50 of the trained SAM-DETR when a head asks with ..."),
      alt="Bars of AP50. Nothing changed and average gates 0.97, no address 0.92, the mean of all heads 0.32. "
          "No content, the old content, features of another image, all points in the middle: 0.20 or less.")
+assert result["average gates"] > 0.9 > 0.5 > result["the mean of all heads"] > result["the old content"]
 
 # %% [markdown]
 # - **Content does it.** Without it, or with the old one, the detector is lost. Addresses hardly matter.
@@ -512,7 +525,7 @@ print(f"parameters: {zoo.count(new):,}, with the Gaussian {zoo.count(both):,}")
 #
 # ## 11. Drag a box
 #
-# The shipped detector at work. Drag the dashed box by its inside or by its lower right corner, or use the sliders. At
+# Drag the dashed box by its inside or by its lower right corner, or use the sliders. At
 # every move its own decoder runs with these four numbers in place of the query's.
 #
 # 1. Drag it from the balloon to the cup. Which points move *within* the box?
@@ -520,7 +533,9 @@ print(f"parameters: {zoo.count(new):,}, with the Gaussian {zoo.count(both):,}")
 # 3. Choose `untrained`. What is missing in the right picture?
 
 # %%
-SamPlayground()
+playground = SamPlayground()
+assert "it says: balloon" in playground.describe(playground.state)  # it opens on one
+playground
 
 # %% [markdown]
 # ## 12. What changed, and what did not
@@ -529,7 +544,7 @@ SamPlayground()
 zoo.show_diff("sam")
 
 # %% [markdown]
-# Not changed: matching, losses, backbone, encoder, feed-forward, the decoder's loop, training.
+# Not changed on scenes: matching, losses, backbone, encoder, feed-forward, the decoder's loop, training.
 #
 # ## 13. Beside DETR
 #
@@ -543,7 +558,9 @@ from IPython.display import display
 from detr_mini.course.attention_explorer import AttentionExplorer
 
 for model in (detr, sam):
-    display(AttentionExplorer(model, held_out[0][0]))
+    explorer = AttentionExplorer(model, held_out[0][0])
+    assert "cup" in explorer.explored.names[:explorer.explored.found]  # both find it
+    display(explorer)
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.live import train_live
@@ -572,6 +589,8 @@ maps = [map_of(recording.owners[row], recording.attention[row], at), maps[at]]
 show(side_by_side(held_out[at][0], maps, ["DETR, step 300", "SAM-DETR, step 300"],
                   boxes=[dm.boxes.cxcywh_to_xyxy(framed[at]) * 128] * 2),
      alt="A scene with a framed thing, and two maps. DETR's is broad. SAM-DETR's has more in the frame.")
+broad, other = (looking.entropy(weights).exp() for weights in maps)  # over how many of 64 cells
+assert broad > max(50, other)
 
 # %% tags=["nbval-ignore-output"]
 now = looking.measure(look, batch.targets)
@@ -684,12 +703,12 @@ print(f"published on COCO, 50 epochs: {FORMS['sam']['coco'].ap}; with the Gaussi
 #
 # ## 16. Errata: paper, code, hearsay
 #
-# - **A re-sampled query only asks.** What is collected is added to the *old* content.
 # - **Points learn from content only.** The sine code of a point is taken without gradient.
 # - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual: with the alignment, 16.8
 #   million parameters more than DETR. Asked (its issue 7), the author says: width helps; but eight points beat one at
 #   the usual width, too.
-# - **"Plug and play"**, say abstract and summaries. The code changes more: see *Also* in section 12's card.
+# - **Which address?** The README tells the box's middle. That is self-attention's; cross-attention has each point's.
+# - **"Plug and play"**, says the abstract. The code changes more: see *Also* in section 12's card.
 # - **"Without sacrificing its accuracy"**: 39.8 after 50 epochs; DETR, 42.0 after 500.
 # - **Two recipes.** The 12-epoch figures come from a model with one more layer: a GroupNorm behind the input projection.
 # - **"The same embedding space"** holds before W_q and W_k.

@@ -59,6 +59,7 @@ for place, number in zip(axes, (2, 7)):
                 title=f"{len(target['boxes'])} annotated things")
 show(figure, alt="Two microscope photographs of pale round red blood cells and one larger purple white cell "
                  "each. Many cells have a frame; in the second photograph most have none.")
+assert len(val_set[7][1]["boxes"]) < len(val_set[2][1]["boxes"]) / 2
 print("classes:", val_set.classes, "  image", tuple(image.shape))
 
 # %%
@@ -94,6 +95,7 @@ axes.set(xlabel="training step (8 photographs)", ylabel="AP50 on 87 photographs"
 show(figure, alt="AP50 against the step, to 600. DETR from nothing and DETR with a pre-trained backbone stay near 0. "
                  "Three curves of Deformable DETR with a pre-trained backbone climb to 0.6 by step 300 and end "
                  "near 0.7.")
+assert max(row["ap50"] for row in runs["detr_imagenet-seed0"][1]) < 0.05 < 0.6 < rows[2]["ap50"]  # step 300, seed 2
 
 # %% [markdown]
 # These runs were *recorded*: nothing was trained just now. Two things differ between the grey line and the blue ones.
@@ -189,6 +191,8 @@ for place, (image, target), title in zip(axes, pair, ("as drawn", "corners, take
                 [open_folder(good, "train").classes[label] for label in target["labels"]], title=title, axes=place)
 show(figure, alt="The same drawing twice. Left, each named thing has a frame that fits. Right, each frame "
                  "begins at the same corner and reaches far to the right and down, to the picture's edge.")
+fit, far = (cxcywh_to_xyxy(target["boxes"]) for _, target in pair)  # (M, 4) left, top, right, bottom
+assert torch.allclose(fit[:, :2], far[:, :2], atol=1e-3) and (far[:, 2:] > fit[:, 2:]).all()
 
 # %% [markdown]
 # (Only boats, fish, cars and umbrellas are annotated in these drawings. Whatever else is drawn is background here.)
@@ -244,6 +248,8 @@ axes.imshow(sheet)
 axes.set_axis_off()
 show(figure, alt="A contact sheet of twelve microscope photographs in three rows, with a coloured frame "
                  "around every annotated cell. Cells crowd and overlap; some at the edges have no frame.")
+frames = [len(val_set[number][1]["boxes"]) for number in range(12)]
+assert min(frames) == 1 and max(frames) > 20  # so unlike are photographs that look alike
 
 # %% [markdown]
 # Read a report in this order.
@@ -361,6 +367,7 @@ figure = plots.curves({name: [0.0, *(value for _, value in curve)] for name, cur
 figure.axes[0].set_xlim(0, 96)
 show(figure, alt="AP50 against the step, to 80. From weights: above 0.6 at step 20, then 0.9. From nothing: near 0 for "
                  "40 steps, 0.3 at step 80.")
+assert all(known > new + 0.2 for (_, known), (_, new) in zip(*curves.values()))
 
 # %% [markdown]
 # A large gain, and an easy one: the weights come from drawings of the same kind. For photographs, COCO's weights are
@@ -395,6 +402,7 @@ plots.scene(image, found[7]["boxes"][sure], title=f"found with a score above 0.4
 show(figure, alt="The same photograph twice. Left, five red cells and the white cell are annotated, and a dozen "
                  "other red cells are not. Right, most cells in the middle and on the right have a frame, some "
                  "two; half a dozen at the left and below have none.")
+assert sure.sum() > 2 * len(target["boxes"])  # more than annotated: most are cells without a frame
 
 # %% [markdown]
 # The white cell is found, and so are the annotated red ones, but for one at the lower edge. What of the other frames?
@@ -407,7 +415,9 @@ show(figure, alt="The same photograph twice. Left, five red cells and the white 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.attention_explorer import AttentionExplorer
 
-AttentionExplorer(cells.model, val_set[7][0], cells.classes, prepare)
+explorer = AttentionExplorer(cells.model, val_set[7][0], cells.classes, prepare)
+assert "WBC" in explorer.explored.names[:explorer.explored.found]  # the white cell is found
+explorer
 
 # %% [markdown]
 # ## 9. How far may you trust it?
@@ -450,7 +460,8 @@ for threshold, (right, invented, missed) in table.items():
 # predict how it would look to somebody who has fewer.
 
 # %%
-predict("20.trust", "AP50 on 200 scenes is about 0.98. Ten people measure it on 12 scenes each. Their figures differ by ...",
+predict("20.trust",
+        "AP50 on 200 scenes is about 0.98. Ten people measure it on 12 scenes each. Their figures differ by ...",
         "less than 0.01", "0.02 to 0.2", "more than 0.2")
 
 # %%

@@ -30,7 +30,7 @@ def test_every_stored_notebook_has_a_source() -> None:
 
 @pytest.mark.parametrize("path", sorted(COURSE.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
 def test_what_a_picture_shows_is_asserted_or_printed(path: Path) -> None:
-    """CI compares no pictures. So each cell that shows one says something of the numbers in it, or the next cell does."""
+    """CI compares no pictures. So each cell that shows one, or the next cell, tells some of its numbers."""
     cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     for cell, following in zip(cells, [*cells[1:], ""], strict=True):
         if re.search(r"^ *show\(", cell, re.MULTILINE):
