@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from edges import words_stay_inside
 from matplotlib.figure import Figure
 from speed import quickest
 from turning import shows, turned, turns
@@ -62,10 +62,7 @@ def pointer(phase: str, x: float, y: float, picture: int = 0) -> dict:
 def drawn_and_said(state: Boxed) -> Figure:
     """The picture of a state. No words leave it; those below it have every setting that counts, its title the map."""
     figure, words, (x, y, width, height) = render_boxed(state), describe_boxed(state), state.box
-    FigureCanvasAgg(figure).draw()
-    for text in figure.findobj(lambda part: hasattr(part, "get_text") and part.get_text()):
-        extent = text.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, text.get_text()
+    words_stay_inside(figure)
     drawn = (f"codes alone, temperature {state.temperature:,}" if state.source == SOURCES[0] else
              f"position alone, {state.source}, {f'head {state.head}' if state.head else 'mean of heads'}")
     box = f"Box: centre ({x:.2f}, {y:.2f}), width {width:.2f}, height {height:.2f}."

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from edges import words_stay_inside
 from matplotlib.figure import Figure
 from speed import quickest
 from turning import shows, turned, turns
@@ -61,10 +61,7 @@ def pointer(phase: str, x: float, y: float, picture: int = 0) -> dict:
 def drawn_and_said(state: Dragged) -> Figure:
     """The picture of a state. No words leave it; those below have every setting, titles layer, head and level, too."""
     figure, words = render_dragged(state), describe_dragged(state)
-    FigureCanvasAgg(figure).draw()
-    for text in figure.findobj(lambda part: hasattr(part, "get_text") and part.get_text()):
-        extent = text.get_window_extent()
-        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, text.get_text()
+    words_stay_inside(figure)
     who = f"head {state.head}" if state.head else "all 8 heads"
     level = f", level {state.level} of {LEVELS[state.detector]}" if state.level else ""
     point = f"Query {state.query}'s reference point is at ({state.x:.2f}, {state.y:.2f})."
