@@ -103,7 +103,7 @@ both, either = squares(A) & squares(B), squares(A) | squares(B)
 print(f"A {len(squares(A))}, B {len(squares(B))}, in both {len(both)}, in either {len(either)}")
 print(f"IoU = {len(both)} / {len(either)} = {len(both) / len(either):.3f}")
 show(box_plots.squared_paper(A, B, title="share 4 squares"),
-     alt="Squared paper. Box A covers columns 1 to 6 and rows 1 to 5, box B columns 4 to 9 and rows 3 to 7. "
+     alt="Squared paper. Box A spans lines 1 to 6 across and 1 to 5 down; box B 4 to 9 and 3 to 7. "
          "Both share a small filled block of two by two squares.")
 
 # %% [markdown]
@@ -501,7 +501,7 @@ show(box_plots.side_by_side([held_out[i][0] for i in chosen],
                             [found[i] for i in chosen], [""] * 4, threshold=0.3),
      alt="Four test scenes with every box that scores at least 0.3. They fit, and on each thing lie several "
          "of them, almost on top of each other.")
-assert all((found[i]["scores"] >= 0.3).sum() > 2 * len(held_out[i][1]["labels"]) for i in chosen)  # several for each
+assert all((found[i]["scores"] >= 0.3).sum() > 2 * len(held_out[i][1]["labels"]) for i in chosen)  # several per thing
 
 # %% tags=["nbval-ignore-output"]
 sure = sum(int((result["scores"] >= 0.3).sum()) for result in found.values())
@@ -665,7 +665,7 @@ scene, answers = crowd[1][0], in_crowd[1]
 versions = [answers] + [clean(answers, threshold) for threshold in (0.8, 0.5, 0.2)]
 show(box_plots.side_by_side([scene] * 4, versions, ["no NMS: ", "at 0.8: ", "at 0.5: ", "at 0.2: "], threshold=0.3),
      alt="One crowded scene four times: with all sure boxes, and after NMS at 0.8, at 0.5 and at 0.2. First "
-         "three things carry five to seven boxes each and two have none; in the end four have none.")
+         "fifteen boxes lie in three heaps, and two things have none; in the end four have none.")
 assert (versions[0]["scores"] >= 0.3).sum() > len(crowd[1][1]["labels"]) > (versions[-1]["scores"] >= 0.3).sum()
 
 # %% [markdown]

@@ -48,7 +48,7 @@ plots.scene(image, cxcywh_to_xyxy(target["boxes"]) * 128, names, axes=left)
 plots.scene(painted, title="without the lower cat", axes=right)
 show(figure, alt="A scene with two cats and two boats. Beside it the same scene, where the cat at the lower "
                  "left is painted over with the ground's colour.")
-assert torch.equal(painted[:, :, 46:], image[:, :, 46:]) and not torch.equal(painted, image)  # the rest stays as it was
+assert torch.equal(painted[:, :, 46:], image[:, :, 46:]) and not torch.equal(painted, image)  # only at the left
 
 # %% [markdown]
 # Our detector is the DETR that comes with the project, trained as notebook 09 will train one. Its backbone, a small CNN,
@@ -705,8 +705,8 @@ check("05.share", share)
 # %% [markdown]
 # ## 14. Limits, and errata
 #
-# - **Ours is small.** Two layers and 64 tokens, where DETR-R50 has six and about 850. Our window of 87 pixels covers two
-#   thirds of the picture, so the backbone alone sees many things whole. That makes the encoder's task easier than on
+# - **Ours is small.** Two layers and 64 tokens, where DETR-R50 has six and about 850. Our window is two thirds as
+#   wide as the picture, so the backbone alone sees many things whole. That makes the encoder's task easier than on
 #   COCO.
 # - **A box is not a shape.** We counted places in a box, corners of ground included. So the true preference for the own
 #   thing is likely to be larger than our figure.

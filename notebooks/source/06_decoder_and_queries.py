@@ -323,8 +323,8 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
 # addresses are never added to it? It was collected from places, and what they hold tells where they are (notebook 05).
 #
 # Now ask the image yourself. (Of its answers you see those with a score of 0.35 or more; two of the four things stay below.)
-# Click a detection, then choose layer and head, by mouse or with Tab and the arrow keys. Which head of the cat's query
-# stays inside its box, and which look past it? Notebook 10 comes back to that.
+# Click a detection, choose layer and head, by mouse or Tab and arrow keys. Which head of the cat's query stays inside its
+# box, which look past it? Notebook 10 comes back to that, counting heads from 0.
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.attention_explorer import AttentionExplorer
@@ -552,7 +552,7 @@ assert min(ends[:3]) > max(ends[3:])
 # - But not *all* of it. Queries that never met make fewer duplicates, too, the longer they train (the last lines
 #   above the picture). Each has a region of its own, and one-to-one matching (notebook 07) punishes every second box.
 # - The gap opens late. While boxes are only guesses, there is nothing to settle.
-# - Suppression repairs most of it. With NMS the three runs without meetings have 0.82 to 0.90. The one with meetings whose
+# - Suppression repairs part of it. With NMS the three runs without meetings have 0.82 to 0.90. The one with meetings whose
 #   weights we have reaches 0.92.
 #
 # The last point is why there are three seeds. With the first one alone, 0.82 against 0.92, we had written that queries which

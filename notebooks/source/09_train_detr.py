@@ -469,7 +469,7 @@ show(training_plots.found_and_missed([held_out[i][0] for i in chosen], [held_out
      alt="Eight held-out scenes with dashed true boxes and coloured, named detections. About half of "
          "the things are found, with fair boxes. One cup is found twice, one boat gets two loose boxes.")
 named = [CLASSES[label] for label in found[11]["labels"][found[11]["scores"] > 0.35]]  # the fourth scene
-assert named.count("boat") > 2 and named.count("cup") > 1  # it has two boats and one cup
+assert named.count("boat") > 2 and named.count("cup") > 1  # more than its boats and cups
 
 # %% [markdown]
 # Three kinds of failure: things **missed**, things found **twice**, boxes that are **loose**. Count them.

@@ -119,6 +119,7 @@ recorder = Recorder(held_out, range(200), recipe.data, recipe.loss, steps=[])
 batch = recorder.batch  # 200 images, prepared, with their targets
 torch.manual_seed(0)
 untrained, trained = dm.build("detr").eval(), load_weights(DATA / "weights/detr.safetensors").eval()
+# (trained: another run of the same recipe than the recorded one)
 
 # %%
 for name, model in {"untrained": untrained, "trained": trained}.items():
@@ -450,8 +451,7 @@ for number, (terms, weights) in enumerate(terms_of(trained, 50), start=1):
 # first.
 
 # %%
-names = [name.replace("· ", "·\n") for name in NAMES.values()]
-rows = [f"layer {n}" for n in (1, 2, 3)]
+names, rows = [name.replace("· ", "·\n") for name in NAMES.values()], [f"layer {n}" for n in (1, 2, 3)]
 figure, axes = plots.canvas(2, height=2.7)
 for place, (title, model) in zip(axes, {"untrained": untrained, "trained": trained}.items()):
     spreads = torch.tensor([[looking.spread(terms[name]).mean() for name in TERMS]
@@ -464,7 +464,8 @@ show(figure, alt="Two tables of standard deviations, three layers by four terms.
 assert spreads[0].argmax() == 2 and spreads[1].argmax() == spreads[2].argmax() == 0
 grown = {line["step"]: line["terms"] for line in detr if line["step"] in (0, 100, 400, 1000, 2500)}  # recorded
 for layer, name in ((0, "position x content"), (1, "content x content")):
-    print(f"layer {layer + 1}, {NAMES[name]}:", {step: round(terms[name][layer], 1) for step, terms in grown.items()})
+    spread = {step: round(terms[name][layer], 1) for step, terms in grown.items()}
+    print(f"recorded, layer {layer + 1}, {NAMES[name]}:", spread)
 
 # %% [markdown]
 # The image's *addresses* matter least here, in the trained decoder. Both strong terms meet the image's **content**. Remove
@@ -737,8 +738,7 @@ check("10.inside", inside)
 def terms(content, position, memory, place, query, key):
     """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
 
-    Order: content x content, content x position, position x content, position x position.
-    The query's part is named first.
+    Order: content x memory, content x place, position x memory, position x place.
     """
     return None  # your lines
 
@@ -746,8 +746,7 @@ def terms(content, position, memory, place, query, key):
 def terms(content, position, memory, place, query, key):
     """content, position (Q, d); memory, place (K, d); query, key: (weight (d, d), bias (d,)) -> (4, Q, K).
 
-    Order: content x content, content x position, position x content, position x position.
-    The query's part is named first.
+    Order: content x memory, content x place, position x memory, position x place.
     """
     asking = content @ query[0].T, position @ query[0].T + query[1]  # the bias once
     asked = memory @ key[0].T, place @ key[0].T  # the key's bias adds the same to all keys: not seen

@@ -615,7 +615,7 @@ for claim, ours in {
 # - **No refinement.** All layers share that centre. Every layer's box is relative to it.
 # - **92 logits for 91 classes.** One is never a target. Our COCO recipe keeps it, our scenes do not.
 # - **The default is not the paper.** Without options the code trains type 1, one fixed width, for 300 epochs. The
-#   README's command sets type 3, 300 queries and 50 epochs, under a line that says 300.
+#   README's command sets type 3, 300 queries and 50 epochs, though announced as 300 epochs.
 # - **More than one change.** SMCA's recipe also has the focal loss and 300 queries, where DETR's has softmax and 100.
 #   Comparisons of published figures mix that in. Our race gives both the same.
 #

@@ -585,7 +585,7 @@ for name, owners, attention in (("DETR", recording.owners[row, -1], recording.at
 target = cxcywh_to_xyxy(batch.targets[at]["boxes"][0]) * 128
 show(looks(held_out[at][0], list(maps.values()), list(maps), boxes=[target] * 2),
      alt="A scene with a framed thing, and two maps at step 400. DETR glows in broad patches over the image. "
-         "DAB-DETR glows in a few cells in and beside the frame, weakly at upper left.")
+         "DAB-DETR glows most in and beside the frame, weakly at upper left.")
 detrs, dabs = (looking.entropy(weights).exp() for weights in maps.values())  # over how many of 64 cells
 assert detrs > 55 > dabs
 print("DAB-DETR at step 400: size {:.2f}, shape {:.2f}".format(*follows(live.model)))
@@ -672,7 +672,7 @@ for name in ("dab", "conditional"):
 # ## 14. Errata: paper, code, hearsay
 #
 # - **Temperature.** The paper speaks of one, 20. The code has 20 for cells and 10,000 for anchors: a bug, says an author (its
-#   issue 21). In DINO, a later relative, the two are almost alike (detrex, issue 188).
+#   issue 21). In DINO, a later relative, both give almost the same (detrex, issue 188).
 # - **45.7**, which [Hugging Face's page](https://huggingface.co/docs/transformers/model_doc/dab-detr) gives for ResNet-50, is
 #   with DC5 *and* three patterns. With one content per anchor it is 44.5.
 # - **Order.** The paper writes (x, y, w, h). The code's sine order is y, x, w, h.

@@ -526,7 +526,7 @@ print(f"parameters: {zoo.count(new):,}, with the Gaussian {zoo.count(both):,}")
 # ## 11. Drag a box
 #
 # Drag the dashed box by its inside or by its lower right corner, or use the sliders. At
-# every move its own decoder runs with these four numbers in place of the query's.
+# every move the shipped decoder runs with these four numbers in place of the query's.
 #
 # 1. Drag it from the balloon to the cup. Which points move *within* the box?
 # 2. Go through the heads. Does each look where its point is?

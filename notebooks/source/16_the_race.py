@@ -254,7 +254,7 @@ reveal("16.clock", "c" if not slower else "b" if slower == ["detr"] else "a",
 ends = {name: [at_step(rows, 1500)["ap"] for _, rows in group] for name, group in runs.items()}
 show(race_plots.endings({"AP": ends}, title="After 1,500 steps: every seed", xlabel="AP"),
      alt="AP of each seed after 1,500 steps. Deformable at 0.61 to 0.63; SAM, Anchor, Conditional, "
-         "SMCA and DAB between 0.51 and 0.57, their bars overlapping; DETR at 0.21 to 0.26.")
+         "SMCA and DAB between 0.51 and 0.57, most bars overlapping; DETR at 0.21 to 0.26.")
 five = [ap for name in runs if name not in ("deformable", "detr") for ap in ends[name]]  # every seed
 assert min(ends["deformable"]) > max(five) and min(five) > max(ends["detr"])
 
@@ -301,8 +301,8 @@ assert agree
 
 # %% [markdown]
 # All seven, run again with other seeds, agree: 48 figures, of which each detector's AP is shown. By the rule itself, two or
-# three might have lain outside. One did at first: SAM's AP on small objects, with its fourth seed. So SAM ran twice more,
-# and the median of the three is inside.
+# three might have lain outside. One did: SAM's AP on small objects, with its fourth seed. That is allowed. SAM ran twice
+# more; the median of the three is inside.
 #
 # Would the check notice if one were worse? Take a fifth off the precision of Deformable's new run.
 
@@ -345,7 +345,7 @@ print("SAM, six seeds:", [round(end["ap_small"] / end["ap_medium"], 2) for end i
 
 # %% [markdown]
 # All detectors see the same 8 x 8 map, so a small thing covers two to four of its cells. DETR's ratio is the best of
-# all, and it means little: it is poor on both. SAM's is the lowest of the seven, with five of six seeds. It resamples a
+# all, and it means little: it is poor on both. SAM's is the lowest: five of six seeds are below all medians. It resamples a
 # box from those few cells, which fits its trouble with small things; we did not test that this is the reason.
 #
 # ## 9. A second axis: each paper's own recipe
@@ -500,8 +500,8 @@ print("seeds without refinement:", [origin["seed"] for origin, _ in plain])
 assert statistics.median(without) > next_best + 0.1
 
 # %% [markdown]
-# Refinement is acquitted: without it, Deformable is still far ahead of everyone else. Sampling is left, and boxes from
-# points. (Notebook 11: its first maps are laid out around a reference, before anything is learned.)
+# Refinement is acquitted: without it, Deformable is still far ahead of everyone else. Sampling is left, and the
+# card's *Also*. (Notebook 11: its first maps are laid out around a reference, before anything is learned.)
 #
 # ### The recipe
 #
@@ -710,7 +710,7 @@ for name in runs:
 #   rate for each, and then the search is part of the budget.
 # - **An own recipe, scaled, is our reading.** A quarter of the queries and three times the rate are rules, not
 #   measurements. DETR's 300 epochs with a late fall do not fit into six. Deformable's four maps were left out.
-# - **Bands are of training seeds only.** Scenes, test scenes and recipe are the same in all runs.
+# - **Bands are of training seeds only.** Scenes, test scenes and recipe are the same within a band.
 # - **The backbone knows these things**, so classes come free, and the race is about places. COCO's is about both.
 # - **Papers' numbers are single runs** as a rule; tables do not say how far another seed would have landed. And they
 #   count differently: queries (Anchor's 300 points are 900 queries), operations, even epochs when batches differ.

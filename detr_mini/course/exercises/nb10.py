@@ -199,8 +199,8 @@ def slips_of_terms(*parts: Tensor) -> dict[str, Tensor]:
             four(content, position, memory, place, query.T, key.T),
         "You compared the parts as they are. Query and key each go through their own matrix first.":
             four(content, position, memory, place, torch.eye(width), torch.eye(width)),
-        "The two mixed terms are in each other's place. The order is query's part x key's part: content x content, "
-        "content x position, position x content, position x position.": right[[0, 2, 1, 3]],
+        "The two mixed terms are in each other's place. The order is the query's part x the image's: content x memory, "
+        "content x place, position x memory, position x place.": right[[0, 2, 1, 3]],
         "Content and position are on both sides; you left the mixed terms at 0. (q1 + q2)(k1 + k2) has four products.":
             right * torch.tensor([1.0, 0.0, 0.0, 1.0])[:, None, None],
         "You took the softmax of every term. It comes last, once, over their sum: these are scores.": right.softmax(-1),
