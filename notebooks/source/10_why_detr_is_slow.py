@@ -137,15 +137,14 @@ for name, model in {"untrained": untrained, "trained": trained}.items():
 # what they disagree about is lost. So take one image at a time: how much of its gradient survives the mean of 32?
 # (Of random directions, 1/√32 = 0.18. We ask the last layer: box head, values, queries.)
 
-# %%
+# %% tags=["nbval-ignore-output"]
 def gradients(model, names, images=32):
     """Of each weight, its gradient for one image at a time: name -> (images, numbers)."""
     criterion, weights = dm.SetCriterion(recipe.loss, 10, "focal"), dict(model.named_parameters())
     found = {name: [] for name in names}
-    for i in range(images):
+    for one in (slice(i, i + 1) for i in range(images)):
         model.zero_grad()
-        output = model(batch.images[i: i + 1], batch.mask[i: i + 1])
-        criterion.total(criterion(output, batch.targets[i: i + 1])).backward()
+        criterion.total(criterion(model(batch.images[one], batch.mask[one]), batch.targets[one])).backward()
         for name, kept in found.items():
             kept.append(weights[name].grad.flatten().clone())
     return {name: torch.stack(kept) for name, kept in found.items()}
@@ -154,6 +153,7 @@ parts = "box_head.layers.2", "layers.2.cross_attention.value", "layers.2.cross_a
 for name, each in gradients(untrained, [f"decoder.{part}.weight" for part in parts]).items():
     length, left = each.norm(dim=1).mean(), each.mean(dim=0).norm()
     print(f"{name:45} length {length:4.1f}, {left / length:.1f} of that survives")
+    assert (left / length > 0.6) == ("box_head" in name) and left / length > 1.4 / 32**0.5
 
 # %% [markdown]
 # On *what box to say* the images agree: it is the typical one. On *where to look* (the last line) they agree much
