@@ -325,7 +325,7 @@ show_progress()
 quiz("00")
 
 # %% [markdown]
-# **Next:** [01, attention by hand](01_attention_by_hand.ipynb). No picture yet, only four flats and a calculator.
+# **Next:** [01, attention by hand](01_attention_by_hand.ipynb). It begins with four flats and a calculator.
 #
 # **References**
 #

@@ -508,7 +508,7 @@ for name, part in parts.items():
     print(f"{name:12} spread {part.std():.2f}")
 
 # %% [markdown]
-# All four parts count. Two of them compare things of different kinds, and the one matrix W_q has to serve both. Conditional
+# Untrained, all four parts count. Two of them compare things of different kinds, and the one matrix W_q has to serve both. Conditional
 # DETR separates them: content meets content, place meets place (notebook 14).
 #
 # ## 10. Is the bag a picture again?

@@ -715,7 +715,7 @@ check("06.rooms", rooms)
 # - Cross-attention: queries ask, so they have the rows; the softmax runs over places.
 # - Five seams: `init_queries`, `query_position`, `cross_attend`, `decode_box`, `update_reference`.
 # - Each query has its region. Self-attention helps to settle who takes a thing: without it there are more duplicates, and
-#   suppression repairs most of that.
+#   suppression removes nearly all of these.
 
 # %%
 quiz("06")

@@ -520,7 +520,7 @@ for preset in ("many", "crowded"):
 
 # %% [markdown]
 # Small things are missed more often. DETR is known for this: on COCO it has 20.5 AP on small objects and 61.1 on large
-# ones (500 epochs, Conditional DETR's README). And a detector is good at what it has seen, hardly beyond.
+# ones (500 epochs, Conditional DETR's README). And a detector is best at what it has seen.
 #
 # ## 12. Where it looks
 #
