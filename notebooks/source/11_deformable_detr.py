@@ -639,10 +639,9 @@ for name in ("detr", "deformable"):
     print(f"{name:10} published, COCO: AP {form.ap} after {form.epochs} epochs")
 
 # %%
-forms = {"refined": runs["deformable"]}  # the race's seeds; and the same with one change
+forms = {"refined": runs["deformable"], "one_stage": runs["deformable"][:1]}  # the race's seeds; its seed 0
 for name in ("without_refinement", "two_stage"):
     forms[name] = [rows for _, rows in read_runs(DATA / f"runs/why_order/deformable_{name}")["deformable"]]
-forms["one_stage"] = forms["refined"][:1]  # two stages have seed 0 only
 early = {name: ", ".join(f"{median(at_step(rows, step)['ap50'] for rows in group):.2f}" for step in (125, 375, 500))
          for name, group in forms.items()}
 for claim, ours in {
