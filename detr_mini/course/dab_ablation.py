@@ -1,6 +1,7 @@
 """Why is DAB-DETR slower than Conditional DETR on scenes? Something is taken out, 250 steps, and compared.
 
-    python -m detr_mini.course.dab_ablation "same sides"        # writes data/runs/dab_ablation/same_sides.jsonl
+    python -m detr_mini.course.dab_ablation "same sides" --seeds 0 1 2
+    # writes data/runs/dab_ablation/same_sides-seed0.jsonl and two more
 
 The recorded race (data/runs/scenes) has both detectors as they are: same seed, same scenes, same order. No learning
 rate falls, so the first 250 steps of a longer run are a run of 250 steps. Files are written as in race.py.
@@ -25,7 +26,7 @@ from detr_mini.training import fit
 from detr_mini.variants.dab import DabDetr
 
 RUNS = DATA / "runs/dab_ablation"
-STEPS, EVERY, SEED = 250, 125, 0
+STEPS, EVERY, SEEDS = 250, 125, (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ FORMS = {
      for part, setting in PARTS.items()}
 
 
-def path_of(name: str, folder: Path = RUNS) -> Path:
+def path_of(name: str, seed: int, folder: Path = RUNS) -> Path:
     """The file of a form's run."""
-    return folder / f"{name.replace(' ', '_')}.jsonl"
+    return folder / f"{name.replace(' ', '_')}-seed{seed}.jsonl"
 
 
-def record(name: str, folder: Path = RUNS, steps: int = STEPS, every: int = EVERY) -> Path:
+def record(name: str, seed: int = 0, folder: Path = RUNS, steps: int = STEPS, every: int = EVERY) -> Path:
     """Train one of FORMS and write its file. ValueError, naming the choices, for another name."""
     if name not in FORMS:
         raise ValueError(f"no form {name!r}: choose one of {', '.join(FORMS)}")
@@ -70,32 +71,35 @@ def record(name: str, folder: Path = RUNS, steps: int = STEPS, every: int = EVER
         results.append(result.to_dict())
         return result
 
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     model = zoo.build("dab", "scenes", recipe.model)
     form.start(model)
-    done = fit(model, Scenes(4000, seed=0), recipe, evaluate=measure, evaluate_every=every, seed=SEED, progress=False)
-    head = provenance("dab", recipe, SEED, __spec__.name) | {"form": name, "says": form.says}
-    write_lines(path_of(name, folder), [head, *evaluations(done.history, results)])
-    return path_of(name, folder)
+    done = fit(model, Scenes(4000, seed=0), recipe, evaluate=measure, evaluate_every=every, seed=seed, progress=False)
+    head = provenance("dab", recipe, seed, __spec__.name) | {"form": name, "says": form.says}
+    write_lines(path_of(name, seed, folder), [head, *evaluations(done.history, results)])
+    return path_of(name, seed, folder)
 
 
-def read_ablation(folder: Path = RUNS) -> dict[str, dict[int, float]]:
-    """AP50 of each recorded form: name -> {step: AP50}."""
+def read_ablation(step: int = STEPS, folder: Path = RUNS) -> dict[str, list[float]]:
+    """AP50 of each recorded form at a step, 125 or 250, one figure per seed."""
     found = {}
     for name in FORMS:
-        lines = [json.loads(line) for line in path_of(name, folder).read_text().splitlines()[1:]]
-        found[name] = {line["step"]: line["ap50"] for line in lines}
+        runs = [path_of(name, seed, folder).read_text().splitlines()[1:] for seed in SEEDS]
+        found[name] = [row["ap50"] for rows in runs for row in map(json.loads, rows) if row["step"] == step]
     return found
 
 
 def main() -> None:
-    """The command line: one form, or all of them."""
+    """The command line: one form, or all of them; one seed, or several. A run whose file is there is not repeated."""
     parser = argparse.ArgumentParser(prog="python -m detr_mini.course.dab_ablation", description=__doc__.split("\n")[0])
     parser.add_argument("forms", nargs="*", default=list(FORMS), help=f"any of: {', '.join(FORMS)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="(default: 0 1 2)")
     parser.add_argument("--to", type=Path, default=RUNS, help="the folder to write to")
     given = parser.parse_args()
     for name in given.forms:
-        print(record(name, given.to))
+        for seed in given.seeds:
+            if not path_of(name, seed, given.to).is_file():
+                print(record(name, seed, given.to))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 
 from detr_mini import zoo
 from detr_mini.course import dab_ablation
-from detr_mini.course.dab_ablation import FORMS, RUNS, path_of, read_ablation, record, same_sides
+from detr_mini.course.dab_ablation import FORMS, RUNS, SEEDS, path_of, read_ablation, record, same_sides
 from detr_mini.course.race_table import at_step, read_runs
 from detr_mini.files import DATA
 
@@ -23,11 +23,12 @@ def test_same_sides_leave_the_centres_alone() -> None:
     assert (anchors[:, 2:].sigmoid() == 0.5).all() and (anchors[:, :2] == centres).all() and anchors.requires_grad
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", FORMS)
-def test_recorded_runs_say_where_they_come_from(name: str) -> None:
+def test_recorded_runs_say_where_they_come_from(name: str, seed: int) -> None:
     """Command, form and recipe; two evaluations on 400 scenes."""
-    head, *rows = map(json.loads, path_of(name, RUNS).read_text().splitlines())
-    assert (head["form"], head["says"], head["seed"]) == (name, FORMS[name].says, 0)
+    head, *rows = map(json.loads, path_of(name, seed, RUNS).read_text().splitlines())
+    assert (head["form"], head["says"], head["seed"]) == (name, FORMS[name].says, seed)
     assert head["command"].startswith("python -m detr_mini.course.dab_ablation ") and head["machine"]["torch"]
     wanted = replace(zoo.recipe("dab").model, **FORMS[name].settings)
     assert head["recipe"]["model"] == json.loads(json.dumps(vars(wanted))) and head["recipe"]["train"]["steps"] == 250
@@ -55,17 +56,17 @@ def test_each_novelty_alone_is_worth_less_than_seeds_differ_by() -> None:
 def test_a_run_leaves_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps; and the command line takes names and a folder."""
     monkeypatch.setattr(dab_ablation, "evaluate", lambda *_, **__: Measured())
-    path = record("neither", tmp_path, steps=2, every=1)
+    path = record("neither", 1, tmp_path, steps=2, every=1)
     head, *rows = map(json.loads, path.read_text().splitlines())
-    assert path.name == "neither.jsonl" and head["recipe"]["model"]["modulate"] is False
+    assert path.name == "neither-seed1.jsonl" and head["seed"] == 1 and head["recipe"]["model"]["modulate"] is False
     assert [row["step"] for row in rows] == [1, 2]
     with pytest.raises(ValueError, match="no form 'both': choose one of same sides, no novelties, neither"):
-        record("both", tmp_path)
+        record("both", 0, tmp_path)
     asked = []
     monkeypatch.setattr(dab_ablation, "record", lambda *given: asked.append(given))
-    monkeypatch.setattr(sys, "argv", ["dab_ablation", "same sides", "--to", str(tmp_path)])
-    dab_ablation.main()
-    assert asked == [("same sides", tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["dab_ablation", "neither", "same sides", "--seeds", "1", "2", "--to", str(tmp_path)])
+    dab_ablation.main()  # the first run's file is there
+    assert asked == [("neither", 2, tmp_path), ("same sides", 1, tmp_path), ("same sides", 2, tmp_path)]
 
 
 class Measured:
