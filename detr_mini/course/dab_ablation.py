@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
@@ -98,8 +98,8 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.forms:
         for seed in given.seeds:
-            if not path_of(name, seed, given.to).is_file():
-                print(record(name, seed, given.to))
+            if not is_there(path_of(name, seed, given.to)):
+                print(record(name, seed, given.to), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -29,28 +30,28 @@ def test_recorded_runs_say_where_they_come_from(name: str, seed: int) -> None:
     """Command, form and recipe; two evaluations on 400 scenes."""
     head, *rows = map(json.loads, path_of(name, seed, RUNS).read_text().splitlines())
     assert (head["form"], head["says"], head["seed"]) == (name, FORMS[name].says, seed)
-    assert head["command"].startswith("python -m detr_mini.course.dab_ablation ") and head["machine"]["torch"]
+    assert head["command"].startswith("python -m detr_mini.course.dab_ablation") and head["machine"]["torch"]
     wanted = replace(zoo.recipe("dab").model, **FORMS[name].settings)
     assert head["recipe"]["model"] == json.loads(json.dumps(vars(wanted))) and head["recipe"]["train"]["steps"] == 250
     assert [(row["step"], row["images"]) for row in rows] == [(125, 400), (250, 400)]
 
 
 def test_the_two_by_two_table() -> None:
-    """The same sides bring over 0.1 of AP50 both times, the novelties less; Conditional DETR is still ahead."""
+    """Medians: the same sides bring over 0.15 of AP50 both times, the novelties less; Conditional is still ahead."""
     forms, races = read_ablation(), read_runs(DATA / "runs/scenes")
-    dab, conditional = (at_step(races[name][0][1], 250)["ap50"] for name in ("dab", "conditional"))
-    same, plain, neither = (forms[name][250] for name in ("same sides", "no novelties", "neither"))
-    assert same - dab > 0.1 and neither - plain > 0.1
-    assert 0 < dab - plain < 0.1 and 0 < same - neither < 0.1 and conditional - same > 0.1
-    assert 0.4 < (same - dab) / (conditional - dab) < 0.6
+    dab, conditional = (median(at_step(rows, 250)["ap50"] for _, rows in races[name])
+                        for name in ("dab", "conditional"))
+    same, plain, neither = (median(forms[name]) for name in ("same sides", "no novelties", "neither"))
+    assert same - dab > 0.15 < neither - plain and 0.09 < same - neither < dab - plain < 0.12
+    assert 2 / 3 < (same - dab) / (conditional - dab) < 0.8 and conditional - same > 0.05
 
 
-def test_each_novelty_alone_is_worth_less_than_seeds_differ_by() -> None:
-    """Notebook 14's last claim: at step 250, AP50 with one of them taken out lies within the three seeds' spread."""
+def test_each_novelty_helps_by_less_than_seeds_differ_by() -> None:
+    """Notebook 14's last claim: at step 250, the median AP50 falls by 0.05 with any one of them taken out."""
     forms, dab = read_ablation(), read_runs(DATA / "runs/scenes")["dab"]
     seeds = [at_step(rows, 250)["ap50"] for _, rows in dab]
     for part in ("update", "temperature", "modulation"):
-        assert abs(seeds[0] - forms[f"no {part}"][250]) < max(seeds) - min(seeds)
+        assert 0.045 < median(seeds) - median(forms[f"no {part}"]) < 0.055 < max(seeds) - min(seeds)
 
 
 def test_a_run_leaves_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,8 @@ def test_a_run_leaves_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         record("both", 0, tmp_path)
     asked = []
     monkeypatch.setattr(dab_ablation, "record", lambda *given: asked.append(given))
-    monkeypatch.setattr(sys, "argv", ["dab_ablation", "neither", "same sides", "--seeds", "1", "2", "--to", str(tmp_path)])
+    given = ["neither", "same sides", "--seeds", "1", "2", "--to", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["dab_ablation", *given])
     dab_ablation.main()  # the first run's file is there
     assert asked == [("neither", 2, tmp_path), ("same sides", 1, tmp_path), ("same sides", 2, tmp_path)]
 

@@ -65,15 +65,33 @@ def test_shipped_weights_are_those_of_the_first_seed(name: str) -> None:
     assert path.stat().st_size < 4e6
 
 
-def test_the_table_is_that_of_the_files() -> None:
+def test_detr_at_step_1500_is_an_early_detr() -> None:
+    """The weights that notebooks 11 to 15 explore beside another detector's of the same step: a run of its own."""
+    path = DATA / "weights" / "detr_1500.safetensors"
+    facts, early = read_facts(path), [at_step(rows, 1500)["ap50"] for _, rows in RUNS["detr"]]
+    assert (facts["system"], facts["seed"], facts["steps"]) == ("detr", 0, 1500) and path.stat().st_size < 4e6
+    assert min(early) - 0.05 < facts["ap50"] < max(early) + 0.05
+
+
+def test_the_tables_are_those_of_the_files() -> None:
     """Nobody has typed a number."""
     assert race_table(FOLDER) in Path(FOLDER, "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", ["scenes", "scenes_own"])
+def test_costs_say_how_busy_the_machine_was(folder: str) -> None:
+    """And so does the text beside them."""
+    costs = json.loads((DATA / "runs" / folder / "costs.json").read_text())["detectors"]
+    loads = [row["load"] for row in costs.values()]
+    said = " ".join((DATA / "runs" / folder / "README.md").read_text(encoding="utf-8").split())
+    assert set(costs) == set(zoo.names())
+    assert f"(`load` in the file is {min(loads)} to {max(loads)}, on two cores;" in said
 
 
 def test_a_second_run_lies_within_the_bands() -> None:
     """All seven detectors with a seed of their own, run later: `race --against`."""
     words, agree = agreement(FOLDER, DATA / "runs" / "scenes_again")
-    assert agree, words
+    assert agree and "not compared" not in words, words
     again = read_runs(DATA / "runs" / "scenes_again")
     assert set(again) == set(zoo.names())
     assert all({origin["seed"] for origin, _ in group} == ({3, 4, 5} if name == "sam" else {3})
