@@ -1,6 +1,7 @@
 """AttentionExplorer: any detector of the zoo, one image, and every map of the pass that made its answer.
 
     explorer = AttentionExplorer(model, image)      # click a detection or a place, choose layer and head
+    AttentionExplorer(model, image, about="cup")    # opens on the surest query that says cup
     explorer.state                                  # Exploring(layer="decoder 3", head=0, query=7, place=(0, 0))
 
 What is shown was recorded while the detector ran (AttentionTrace); nothing is computed a second time. All maps travel
@@ -475,12 +476,15 @@ class AttentionExplorer(anywidget.AnyWidget):
     """Click a detection or a place; choose layer and head; see where it looks, and what steers it.
 
         AttentionExplorer(model, image)
+        AttentionExplorer(model, image, about="cup")
         AttentionExplorer(model, image, state=Exploring("decoder 1", head=3, query=7))
 
     model, image, classes, transform, threshold, level: as for `explore`. state: what is shown first; by default the
-    surest query in the last decoder layer, all heads. A click on a detection asks the decoder, a click on any other
-    place asks the encoder. Tab moves between picture, layers and heads; arrow keys change them.
-    Raises ValueError for a state that this detector does not have.
+    surest query in the last decoder layer, all heads. about: a class; then it is the surest query whose best class is
+    this one. A click on a detection asks the decoder, a click on any other place asks the encoder. Tab moves between
+    picture, layers and heads; arrow keys change them.
+    Raises ValueError for a state that this detector does not have, for a class that no kept query says, with those
+    that they say, and for a state about another query than `about` finds.
     """
 
     _esm = Path(__file__).with_suffix(".js")
@@ -492,9 +496,14 @@ class AttentionExplorer(anywidget.AnyWidget):
     def __init__(
         self, model: Detr, image: Tensor, classes: Sequence[str | None] | None = None,
         transform: Callable | None = None, *, threshold: float = 0.35, level: int = 0, state: Exploring | None = None,
+        about: str | None = None,
     ) -> None:
         self.explored = explore(model, image, classes, transform, threshold=threshold, level=level)
-        self.first = state or first_state(self.explored)
+        opening = first_state(self.explored, about)
+        self.first = state or opening
+        if about is not None and self.first.query != opening.query:
+            raise ValueError(f"about={about!r} is query {opening.query}, the state is about query {self.first.query}: "
+                             "give one of them")
         refuse_unknown(self.explored, self.first)
         chosen = {"layer": self.first.layer, "head": self.first.head, "query": self.first.query,
                   "place": list(self.first.place)}
@@ -522,13 +531,19 @@ class AttentionExplorer(anywidget.AnyWidget):
         return live | bundle(render_exploring(self.explored, self.first), words)
 
 
-def first_state(explored: Explored) -> Exploring:
-    """The surest query in the last decoder layer, all heads; and the place in the middle of its box."""
-    left, top, right, bottom = last_boxes(explored)[0]
+def first_state(explored: Explored, about: str | None = None) -> Exploring:
+    """The surest query in the last decoder layer, all heads; and the place in the middle of its box.
+
+    about: a class; only queries whose best class it is. Raises ValueError, naming what they say, when none says it.
+    """
+    if about is not None and about not in explored.names:
+        raise ValueError(f"no query says {about!r} here: they say {', '.join(dict.fromkeys(explored.names))}")
+    index = 0 if about is None else explored.names.index(about)  # the surest come first
+    left, top, right, bottom = last_boxes(explored)[index]
     (height, width), (rows, columns) = explored.image.shape[1:], explored.shape
     row = min(rows - 1, max(0, int((top + bottom) / 2 / height * rows)))
     column = min(columns - 1, max(0, int((left + right) / 2 / width * columns)))
-    return Exploring(list(explored.layers)[-1], 0, explored.queries[0], (row, column))
+    return Exploring(list(explored.layers)[-1], 0, explored.queries[index], (row, column))
 
 
 def refuse_unknown(explored: Explored, state: Exploring) -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from detr_mini.course.plots import PIXELS_PER_INCH, WIDTH, bundle, live_png
 
-LOOK = {"style": {"description_width": "6em"}, "layout": {"width": "34em"}}
+LOOK = {"style": {"description_width": "7em"}, "layout": {"width": "34em"}}
 
 
 class PointerPicture(anywidget.AnyWidget):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.course.explorer import Explorer, choice, slider
 from detr_mini.course.plots import (
+    BLACK,
     GLOW,
     GREY,
     INK,
@@ -25,6 +27,7 @@ from detr_mini.course.plots import (
 from detr_mini.course.recorder import Recording
 
 HEIGHT = 3.9  # inches
+NUMBER = (0.062, 0.044)  # width, height of the box behind a number of two digits, in longer sides of the picture
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,15 @@ def pixels(boxes: Tensor, images: Tensor) -> Tensor:
     return cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])
 
 
+def owners_of_things(recording: Recording, moment: Moment) -> list[tuple[int, int]]:
+    """(thing, query) for each thing of the image that is owned, in the order of the things."""
+    owners = recording.owners[moment.row, -1, moment.image].tolist()
+    return sorted((thing, query) for query, thing in enumerate(owners) if thing >= 0)
+
+
 def render_replay(recording: Recording, classes: Sequence[str], moment: Moment) -> Figure:
-    """The picture of one moment. Left: the image, all boxes pale, owners blue, the chosen query orange, things dashed.
-    Right: where the chosen query looks."""
+    """The picture of one moment. Left: the image, all boxes pale, owners blue, the chosen query orange, things dashed;
+    owners with their numbers. Right: where the chosen query looks."""
     query, picture = said(recording, moment), channels_last(recording.images[moment.image])
     height, width = picture.shape[:2]
     figure = Figure(figsize=(WIDTH, HEIGHT))
@@ -91,21 +100,44 @@ def render_replay(recording: Recording, classes: Sequence[str], moment: Moment) 
     return figure
 
 
-def draw_boxes(axes, recording: Recording, moment: Moment) -> None:
-    """All boxes of the final layer, and the true ones."""
-    at = (moment.row, -1, moment.image)
-    for number, (box, owner) in enumerate(
-        zip(pixels(recording.boxes[at], recording.images).tolist(), recording.owners[at].tolist(), strict=True)
-    ):
-        colour, thick = (SKY, 1.8) if owner >= 0 else (GREY, 0.7)
-        if number != moment.query:
-            outline(axes, box, colour, thick)
+def draw_boxes(axes: Axes, recording: Recording, moment: Moment) -> None:
+    """All boxes of the final layer, and the true ones; the owners' numbers on top of them all."""
+    boxes = pixels(recording.boxes[moment.row, -1, moment.image], recording.images).tolist()
+    owners = [query for _, query in owners_of_things(recording, moment)]
+    for query, box in enumerate(boxes):
+        if query != moment.query:
+            outline(axes, box, *((SKY, 1.8) if query in owners else (GREY, 0.7)))
     for box in pixels(recording.targets[moment.image]["boxes"], recording.images).tolist():
         outline(axes, box, INK, 1.2, (0, (3, 2)))
-    outline(axes, pixels(recording.boxes[at][moment.query], recording.images).tolist(), ORANGE, 2.8)
+    outline(axes, boxes[moment.query], ORANGE, 2.8)
+    size, taken = recording.images.shape[:1:-1], []  # (width, height)
+    for query in owners:
+        taken.append(place_for(boxes[query], size, taken))
+        ground = {"facecolor": "white", "edgecolor": ORANGE if query == moment.query else SKY, "pad": 1.5}
+        axes.text(*taken[-1], str(query), ha="center", va="center_baseline", fontsize=8, weight="bold", color=BLACK,
+                  zorder=5, bbox=ground)
 
 
-def outline(axes, box: Sequence[float], colour: str, thick: float, style: object = "-") -> None:
+def place_for(box: Sequence[float], size: Sequence[int], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The middle of a number at its frame: outside a corner or inside one, within the picture, where no other stands.
+
+    box: xyxy in pixels. size: width, height of the picture. taken: the middles of the other numbers. Where everything
+    is taken, the place farthest from them.
+    """
+    (left, top, right, bottom), (wide, high) = box, (part * max(size) for part in NUMBER)
+    columns = (left + wide / 2, right - wide / 2)
+    rows = (top - high / 2, bottom + high / 2, top + high / 2, bottom - high / 2)
+    places = [(min(max(x, wide / 2), size[0] - 1 - wide / 2), min(max(y, high / 2), size[1] - 1 - high / 2))
+              for y in rows for x in columns]
+
+    def room(spot: tuple[float, float]) -> float:
+        """How far the nearest number is, in boxes; 1 is enough, so that the first such place is taken."""
+        return min([1.0, *(max(abs(spot[0] - x) / wide, abs(spot[1] - y) / high) for x, y in taken)])
+
+    return max(places, key=room)
+
+
+def outline(axes: Axes, box: Sequence[float], colour: str, thick: float, style: object = "-") -> None:
     """One frame; box: xyxy in pixels."""
     left, top, right, bottom = box
     axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=thick,
@@ -113,15 +145,16 @@ def outline(axes, box: Sequence[float], colour: str, thick: float, style: object
 
 
 def describe_replay(recording: Recording, classes: Sequence[str], moment: Moment) -> str:
-    """One moment in words."""
+    """One moment in words; the last of them say which query owns which thing."""
     query = said(recording, moment)
     left, top, right, bottom = query.box
     label = recording.targets[moment.image]["labels"]
     owned = f"is matched with the {classes[int(label[query.owner])]}" if query.owner >= 0 else "is matched with nothing"
+    owners = [f"{classes[int(label[thing])]}: query {number}" for thing, number in owners_of_things(recording, moment)]
     return (f"Step {query.step:,}, image {moment.image}. Query {moment.query} says a box of {right - left:.0f} x "
             f"{bottom - top:.0f} pixels around ({(left + right) / 2:.0f}, {(top + bottom) / 2:.0f}). Its best class is "
             f"{classes[query.label]} with {query.score:.2f}. It {owned}. Its attention is spread over about "
-            f"{query.places:.0f} of {query.map.numel()} places.")
+            f"{query.places:.0f} of {query.map.numel()} places. Owners: {', '.join(owners) or 'none'}.")
 
 
 class TrainingReplay(Explorer):

@@ -25,7 +25,11 @@ MEAN = -1  # in place of a head: the mean of them all
 
 @dataclass(frozen=True)
 class Place:
-    """What the learner sets: which scene, a place (row and column of the feature map), an encoder layer, a head."""
+    """What the learner sets: which scene, a place (row and column of the feature map), an encoder layer, a head.
+
+    All are indices into Watched, from 0; head MEAN is the mean of all. Words, titles and controls count layers and
+    heads from 1: Place(layer=1, head=2) is shown as "layer 2, head 3".
+    """
 
     scene: int = 0
     row: int = 0
@@ -99,8 +103,8 @@ def render_place(watched: Watched, state: Place) -> Figure:
 
 
 def head_name(head: int) -> str:
-    """A head as one says it."""
-    return "mean of all heads" if head == MEAN else f"head {head}"
+    """A head's index as one says it: 0 is "head 1"."""
+    return "mean of all heads" if head == MEAN else f"head {head + 1}"
 
 
 def describe_place(watched: Watched, state: Place) -> str:
@@ -123,7 +127,8 @@ def describe_place(watched: Watched, state: Place) -> str:
 class TokenExplorer(Explorer):
     """Sliders for scene, row, column, layer and head over recorded encoder attention.
 
-    first: the state shown first. Raises ValueError for one that was not recorded.
+    Layers and heads are numbered from 1; the head "mean" is the mean of all. first: the state shown first. Raises
+    ValueError for one that was not recorded.
     """
 
     def __init__(self, watched: Watched, first: Place | None = None) -> None:
@@ -132,13 +137,13 @@ class TokenExplorer(Explorer):
         if not (0 <= first.scene < scenes and 0 <= first.row < rows and 0 <= first.column < columns
                 and 0 <= first.layer < layers and MEAN <= first.head < heads):
             raise ValueError(f"{first} was not recorded: there are {scenes} scenes, {rows} rows, {columns} columns, "
-                             f"{layers} layers, {heads} heads")
+                             f"{layers} layers, {heads} heads, each counted from 0")
         controls = {
             "scene": slider("scene", first.scene, scenes - 1),
             "row": slider("row", first.row, rows - 1),
             "column": slider("column", first.column, columns - 1),
             "layer": choice("layer", first.layer, [(str(index + 1), index) for index in range(layers)]),
-            "head": choice("head", first.head, [("mean", MEAN), *((str(index), index) for index in range(heads))]),
+            "head": choice("head", first.head, [("mean", MEAN), *((str(index + 1), index) for index in range(heads))]),
         }
         super().__init__(first, controls, lambda state: render_place(watched, state),
                          lambda state: describe_place(watched, state),

@@ -207,7 +207,7 @@ def heads(image: Tensor, maps: Tensor, box: Sequence[float] | None = None, *, ti
     rows = -(-count // columns)
     figure, axes = canvas(columns, rows, WIDTH, rows * (WIDTH / columns + 0.2))
     for number, (place, weights) in enumerate(zip(axes, maps, strict=False)):
-        attention_map(image, weights, title=titles[number] if titles else f"head {number}", axes=place)
+        attention_map(image, weights, title=titles[number] if titles else f"head {number + 1}", axes=place)
         if box is not None:
             frame(place, box, ORANGE, 1.6)
     return figure
@@ -247,7 +247,7 @@ def gaze(offsets: Tensor) -> Figure:
         place.scatter(*offsets[:, head].T.tolist(), s=4, color=BLUE, alpha=0.25, linewidths=0)
         place.plot(*offsets[:, head].mean(0).tolist(), "+", color=INK, markersize=11, markeredgewidth=2)
         place.set(xlim=(-1.5, 1.5), ylim=(1.5, -1.5), aspect="equal", xticks=[], yticks=[])
-        place.set_title(f"head {head}", fontsize=10)
+        place.set_title(f"head {head + 1}", fontsize=10)
     return figure
 
 

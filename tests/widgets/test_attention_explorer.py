@@ -267,6 +267,42 @@ def test_a_state_can_be_given_and_read() -> None:
     assert widget.render().axes[1].get_title(loc="left") == "decoder 1, head 3"
 
 
+@pytest.mark.parametrize("name", ["detr", "deformable"])
+def test_it_opens_on_a_class(name: str, explored: dict[str, Explored]) -> None:
+    """On the surest query that says it: live widget, still picture, words, and the place in the middle of its box."""
+    one, model = explored[name], detector(name)
+    assert len(set(one.names)) > 1
+    for about in dict.fromkeys(one.names):
+        score, query = max((score, query) for query, said, score in zip(one.queries, one.names, one.scores, strict=True)
+                           if said == about)
+        widget = AttentionExplorer(model, IMAGE, about=about)
+        assert widget.state == widget.first and (widget.query, widget.layer, widget.head) == (query, "decoder 3", 0)
+        left, top, right, bottom = one.layers["decoder 3"].boxes[one.queries.index(query)]
+        assert widget.state.place == (int((top + bottom) // 32), int((left + right) // 32))  # cells of 16 pixels
+        still = widget._repr_mimebundle_()
+        assert f"Query {query} asks: {about}, {score:.2f}." in still["text/plain"]
+        chosen = plots.bundle(render_exploring(one, widget.state), still["text/plain"])
+        assert still["text/html"] == chosen["text/html"]
+
+
+def test_a_class_that_nobody_says_is_refused(explored: dict[str, Explored]) -> None:
+    """The message has the classes that were found, each once, the surest first."""
+    said = list(dict.fromkeys(explored["detr"].names))
+    with pytest.raises(ValueError, match=f"^no query says 'zebra' here: they say {', '.join(said)}$"):
+        AttentionExplorer(detector("detr"), IMAGE, about="zebra")
+
+
+def test_a_class_and_a_state_have_to_agree(explored: dict[str, Explored]) -> None:
+    """A state about the very query that the class finds is taken, one about another query is refused."""
+    one, model = explored["detr"], detector("detr")
+    first, other = one.queries[:2]
+    widget = AttentionExplorer(model, IMAGE, state=Exploring("decoder 1", 3, first), about=one.names[0])
+    assert widget.state == Exploring("decoder 1", 3, first)
+    message = f"about='{one.names[0]}' is query {first}, the state is about query {other}: give one of them"
+    with pytest.raises(ValueError, match=message):
+        AttentionExplorer(model, IMAGE, state=Exploring("decoder 1", query=other), about=one.names[0])
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"layer": "decoder 4"}, "no layer 'decoder 4' here: choose encoder 1, encoder 2, decoder 1, decoder 2, decoder 3"),
     ({"head": 9}, "no head 9 here: choose 0 (the mean of all) to 8"),

@@ -5,6 +5,7 @@ Screenshots are left in tests/widgets/screenshots, which git ignores.
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from seen import bytes_of
 
 PICTURE = "canvas, img:not([alt=''])"  # what a widget draws; the photograph below a map has alt=""
-CONNECTED = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+KERNEL = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
+CONNECTED = f"{KERNEL}?.connectionStatus === 'connected'"
+RUN_ALL = "() => { jupyterapp.commands.execute('notebook:run-all-cells').finally(() => { window.ran = true; }); }"
+FINISHED = f"window.ran && {KERNEL}?.status === 'idle'"
+ERRORS = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells
+  .flatMap((cell) => cell.toJSON().outputs ?? []).filter((output) => output.output_type === "error")
+  .map((output) => `${output.ename}: ${output.evalue}`)"""
 ASK_KERNEL = """async (expression) => {
   const { kernel } = jupyterapp.shell.currentWidget.sessionContext.session;
   const asked = { code: "", silent: false, store_history: false, user_expressions: { answer: expression } };
@@ -29,6 +36,8 @@ ASK_KERNEL = """async (expression) => {
   return reply.content.user_expressions.answer.data["text/plain"];
 }"""
 SECONDS = 240  # to start, to run all cells: as long as a busy machine may need
+COURSE = Path(__file__).parents[2] / "notebooks" / "03_positions.ipynb"  # runs in seconds
+COURSE_WIDGET = "PositionExplorer(side"  # what the cell of its widget begins with
 pytestmark = pytest.mark.timeout(3 * SECONDS)
 
 
@@ -63,6 +72,7 @@ from detr_mini.course.sam_playground import SamPlayground
 from detr_mini.course.smca_playground import SmcaPlayground
 from detr_mini.course.token_explorer import TokenExplorer, Watched
 from detr_mini.data.scenes import CLASSES, Scenes
+from detr_mini.files import DATA
 dm.setup(seed=0)
 scenes, recipe = Scenes(20, seed=1_000_003), zoo.recipe("detr", "scenes")
 image, target = scenes[5]
@@ -92,7 +102,8 @@ WIDGETS = {
         control="[role=slider] >> nth=1"),
     "token_explorer": Widget("TokenExplorer(watched)", control="[role=slider] >> nth=1"),
     "attention_explorer": Widget(
-        "explorer = AttentionExplorer(dm.build('deformable'), image)\nexplorer", control=".asks"),
+        "explorer = AttentionExplorer(dm.load_weights(DATA / 'weights/deformable.safetensors'), image)\nexplorer",
+        control=".asks"),
 }
 
 
@@ -112,10 +123,12 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """JupyterLab with settings of its own, serving a folder with the small notebook; its address."""
+    """JupyterLab with settings of its own, serving a folder with the small notebook and one of the course's; its
+    address."""
     home, port = tmp_path_factory.mktemp("lab"), free_port()
     (home / "work").mkdir()
     small_notebook(home / "work" / "widgets.ipynb")
+    shutil.copy(COURSE, home / "work")
     config = home / "jupyter_config_dir" / "labconfig"
     config.mkdir(parents=True)  # the question about news would lie over the notebook
     (config / "page_config.json").write_text(json.dumps(
@@ -123,7 +136,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_SETTINGS_DIR",
               "JUPYTERLAB_WORKSPACES_DIR")
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    environment |= {name: str(home / name.lower()) for name in places} | {"OMP_NUM_THREADS": "1"}
+    environment |= {name: str(home / name.lower()) for name in places} | {
+        "OMP_NUM_THREADS": "1", "DETR_MINI_PROGRESS": "off"}
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
                "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={home / 'work'}",
                "--LabApp.expose_app_in_browser=True", "--ServerApp.log_level=ERROR"]
@@ -132,7 +146,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{address}/api", server, home / "log")
-        yield f"{address}/lab/tree/widgets.ipynb"
+        yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
@@ -150,26 +164,37 @@ def wait_for(address: str, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"JupyterLab did not start: {log.read_text()[-2000:]}")
 
 
-@pytest.fixture(scope="module")
-def notebook(lab: str, browser: Browser) -> Iterator[Page]:
-    """The small notebook, opened, run to its end, in a window that shows all of it."""
+def opened(browser: Browser, address: str) -> Page:
+    """A notebook, opened, run to its end without an error, in a high window."""
     page = browser.new_page(viewport={"width": 1100, "height": 5000})
     page.set_default_timeout(SECONDS * 1000)
-    page.goto(lab)
+    page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell")
     page.wait_for_function(CONNECTED)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    page.evaluate(RUN_ALL)
+    page.wait_for_function(FINISHED)
+    assert page.evaluate(ERRORS) == []
+    return page
+
+
+@pytest.fixture(scope="module")
+def notebook(lab: str, browser: Browser) -> Iterator[Page]:
+    """The small notebook, all of it in the window."""
+    page = opened(browser, f"{lab}/lab/tree/widgets.ipynb")
     last = page.locator(".jp-CodeCell .jp-InputPrompt").nth(len(WIDGETS))
-    expect(last).to_have_text(f"[{len(WIDGETS) + 1}]:", timeout=SECONDS * 1000)
-    errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
-    assert errors.count() == 0, errors.first.inner_text()
+    expect(last).to_have_text(f"[{len(WIDGETS) + 1}]:")
     yield page
     page.close()
 
 
 def output_of(notebook: Page, name: str) -> Locator:
-    """The output of a widget's cell."""
-    output = notebook.locator(".jp-CodeCell").nth(1 + list(WIDGETS).index(name)).locator(".jp-OutputArea-output").first
+    """The output of a widget's cell in the small notebook."""
+    return output_at(notebook, 1 + list(WIDGETS).index(name))
+
+
+def output_at(notebook: Page, index: int) -> Locator:
+    """The first output of a code cell, in sight."""
+    output = notebook.locator(".jp-CodeCell").nth(index).locator(".jp-OutputArea-output").first
     output.scroll_into_view_if_needed()
     return output
 
@@ -177,21 +202,30 @@ def output_of(notebook: Page, name: str) -> Locator:
 @pytest.mark.parametrize("name", WIDGETS)
 def test_keys_change_the_picture(name: str, notebook: Page, keep: Callable[[Locator, str], None]) -> None:
     """A control takes the focus; a key changes picture and words; the key back gives both as they were."""
-    output, widget = output_of(notebook, name), WIDGETS[name]
+    press_and_go_back(notebook, output_of(notebook, name), WIDGETS[name], keep, name)
+
+
+def press_and_go_back(
+    page: Page, output: Locator, widget: Widget, keep: Callable[[Locator, str], None], name: str
+) -> None:
+    """Move a widget's control with a key and back, and hold pictures and words against each other.
+
+    name: of the screenshots that are kept, before and after the key.
+    """
     picture, words = output.locator(PICTURE), spoken(output)
     before, said = bytes_of(picture), words.inner_text()
     keep(output, f"{name}-before")
     control = output.locator(widget.control)
     control.focus()
     words.evaluate("(region) => { window.region = region; }")
-    notebook.keyboard.press(widget.key)
+    page.keyboard.press(widget.key)
     expect(words).not_to_have_text(said)
     after = bytes_of(picture)
     keep(output, f"{name}-after")
     assert after != before and len(words.inner_text()) > 30
-    assert notebook.evaluate("window.region.isConnected")  # readers announce what changes inside it
+    assert page.evaluate("window.region.isConnected")  # readers announce what changes inside it
     expect(control).to_be_focused()
-    notebook.keyboard.press(widget.back)
+    page.keyboard.press(widget.back)
     expect(words).to_have_text(said)
     assert bytes_of(picture) == before
 
@@ -257,3 +291,17 @@ def test_an_answer_comes_within_a_tenth_of_a_second(notebook: Page) -> None:
       return spent.sort((one, other) => one - other)[10];
     }""")
     assert milliseconds < 100
+
+
+def test_a_notebook_of_the_course_comes_to_life(
+    lab: str, browser: Browser, keep: Callable[[Locator, str], None]
+) -> None:
+    """A stored one, run as a learner runs it: its widget stands where the still picture was, and answers to keys."""
+    cells = [cell.source for cell in nbformat.read(COURSE, 4).cells if cell.cell_type == "code"]
+    index = next(index for index, source in enumerate(cells) if source.startswith(COURSE_WIDGET))
+    page = opened(browser, f"{lab}/lab/workspaces/course/tree/{COURSE.name}")  # not beside the small one
+    output = output_at(page, index)
+    expect(page.locator(".jp-CodeCell .jp-InputPrompt").nth(index)).to_have_text(f"[{index + 1}]:")
+    press_and_go_back(page, output, Widget(cells[index]), keep, "course")
+    assert page.evaluate(ASK_KERNEL, "__import__('os').environ['DETR_MINI_PROGRESS']") == "'off'"
+    page.close()

@@ -87,6 +87,18 @@ def test_pictures_of_places(watched: Watched, state: Place) -> None:
     assert plots.live_png(render_place(watched, state)) == plots.live_png(render_place(watched, state))
 
 
+def test_layers_and_heads_count_from_one(watched: Watched) -> None:
+    """In words, titles and controls, as in AttentionExplorer; the state has indices. The mean is a choice apart."""
+    for head, said in ((MEAN, "mean of all heads"), (0, "head 1"), (7, "head 8")):
+        state = Place(layer=1, head=head)
+        assert f"layer 2, {said}. " in describe_place(watched, state)
+        assert render_place(watched, state).axes[1].get_title(loc="left") == f"where it looks: layer 2, {said}"
+    controls = TokenExplorer(watched).controls
+    assert controls["head"].options == (("mean", MEAN), *((str(head + 1), head) for head in range(8)))
+    assert controls["layer"].options == (("1", 0), ("2", 1))
+    assert torch.equal(weights_at(watched, Place(1, 2, 3, 1, 4)), watched.attention[1, 1, 4, 2 * 8 + 3])
+
+
 def test_inside_goes_by_centres() -> None:
     """A box over the left half of the image has half of the places."""
     covers = inside(torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.1, 0.1]]), 8, 8)

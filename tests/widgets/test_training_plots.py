@@ -75,5 +75,5 @@ def test_heads_looks_and_gaze() -> None:
         drawn = {tuple(place.patches[-1].get_edgecolor()) for place in axes[1:]}
         assert len(drawn) == colours
     panels = training_plots.gaze(torch.zeros(5, 8, 2)).axes
-    assert [place.get_title(loc="left") for place in panels] == [f"head {head}" for head in range(8)]
+    assert [place.get_title(loc="left") for place in panels] == [f"head {head + 1}" for head in range(8)]
     assert len(panels[0].collections[0].get_offsets()) == 5
