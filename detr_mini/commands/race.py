@@ -11,9 +11,9 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "race", help="train detectors on the same scenes with several seeds, and record their curves",
         description="Train detectors on the same 4,000 scenes and record average precision on 400 held-out ones. "
-        "A run whose file is there is not repeated.",
+        "A run whose file is there is not repeated; one that was stopped goes on.",
     )
-    command.add_argument("--detectors", nargs="+", default=["detr"], help="see `list` (default: detr)")
+    command.add_argument("--detectors", nargs="+", metavar="NAME", help="see `list` (default: all of them)")
     command.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     command.add_argument("--steps", type=int, help="training steps (default: each recipe's own)")
     command.add_argument("--every", type=int, default=250, help="steps between evaluations (default: %(default)s)")
@@ -21,7 +21,8 @@ def add_race(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--weights", type=Path, help="folder for the final weights of the first seed, half precision")
     command.add_argument("--own", action="store_true", help="each paper's own recipe instead of one for all")
     command.add_argument(
-        "--change", nargs="+", default=[], metavar="FIELD=VALUE", help="change fields of the model, e.g. refine=false"
+        "--change", nargs="+", default=[], metavar="FIELD=VALUE",
+        help="change fields of the model, e.g. refine=false (with --detectors)",
     )
     command.add_argument(
         "--costs", type=Path, metavar="FILE",
@@ -31,12 +32,13 @@ def add_race(commands: argparse._SubParsersAction) -> None:
         "--against", type=Path, metavar="FOLDER",
         help="train nothing: say whether the runs in --to agree with those in this folder; status 1 when they do not",
     )
-    command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as a table")
+    command.add_argument("--table", type=Path, metavar="FOLDER", help="train nothing: print a folder's runs as tables")
     command.set_defaults(run=run_race)
 
 
 def run_race(options: argparse.Namespace) -> int | None:
-    """Run what is missing and print one line per run; or one of the things that are done with finished runs."""
+    """Say what is missing, run it and print one line per run; or do one of the things that train nothing."""
+    from detr_mini import zoo
     from detr_mini.course.race import race
     from detr_mini.course.race_check import agreement
     from detr_mini.course.race_costs import costs
@@ -48,15 +50,36 @@ def run_race(options: argparse.Namespace) -> int | None:
         words, agree = agreement(options.against, options.to)
         print(words)
         return 0 if agree else 1
+    detectors = options.detectors or zoo.names()
     if options.costs:
-        return print(costs(options.detectors, options.costs, options.own))
-    every = positive(options.every, "--every")
-    files = race(options.detectors, options.seeds, options.steps, options.to, every, options.weights, options.own,
-                 fields_of(options.change))
+        return print(costs(detectors, options.costs, options.own))
+    if options.change and not options.detectors:
+        raise ValueError(f"--change {options.change[0]} needs --detectors: say whose model has this field")
+    every, fields = positive(options.every, "--every"), fields_of(options.change)
+    print(plan(detectors, options.seeds, options.steps, options.to, options.own, fields), flush=True)
+    files = race(detectors, options.seeds, options.steps, options.to, every, options.weights, options.own, fields)
     for path in files:
         last = json.loads(path.read_text().splitlines()[-1])
         said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"
         print(f"{path.stem}: {said}")
+
+
+def plan(
+    detectors: list[str], seeds: list[int], steps: int | None, folder: Path, own: bool, fields: dict[str, object]
+) -> str:
+    """What is there and what is to be trained; the arguments are those of `race`, and so are its ValueErrors."""
+    from detr_mini.course.race import BATCH, changed, recipe_of
+
+    trains = {name: changed(recipe_of(name, steps, own), fields).train for name in detectors}
+    runs = {folder / f"{name}-seed{seed}.jsonl": trains[name] for name in detectors for seed in seeds}
+    missing = [path for path in runs if not path.is_file()]
+    begun = sum((path.with_suffix(".unfinished") / "last.pt").is_file() for path in missing)
+    due = sum(runs[path].steps * runs[path].batch // BATCH for path in missing)
+    said = f"runs in {folder}: {len(runs)} in all, {len(runs) - len(missing)} there already, {begun} begun"
+    if not missing:
+        return said
+    return (f"{said}; to train: {'less than ' if begun else ''}{due:,} steps of {BATCH} images\n"
+            "Stop it whenever you like: given again, the same command goes on from the last evaluation.")
 
 
 def fields_of(changes: list[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The race as a table: from the recorded runs in a folder to Markdown.
+"""The race as tables: from the recorded runs in a folder to Markdown.
 
     python -m detr_mini race --table data/runs/scenes
 
@@ -67,21 +67,42 @@ def spread(values: list[float | None], digits: int = 0) -> str:
 
 
 def race_table(folder: Path) -> str:
-    """The learning table of a folder of runs, as Markdown."""
-    runs = read_runs(folder)
-    budget = min(rows[-1]["step"] for group in runs.values() for _, rows in group)
-    base = statistics.median(reached(rows, 0.5) or rows[-1]["step"] for _, rows in next(iter(runs.values())))
+    """Two tables of a folder of runs, as Markdown: steps to each level; seconds, and AP by the size of things."""
+    runs = {name: [rows for _, rows in group] for name, group in read_runs(folder).items()}
+    budget = min(rows[-1]["step"] for group in runs.values() for rows in group)
+    return "\n\n".join(markdown(lines) for lines in (steps_table(runs, budget), seconds_table(runs, budget)))
+
+
+def steps_table(runs: dict[str, list[list[dict]]], budget: int) -> list[list[str]]:
+    """Steps to each level, and precision at the last common step. runs: detector -> evaluations of each seed."""
+    base = statistics.median(reached(rows, 0.5) or rows[-1]["step"] for rows in next(iter(runs.values())))
     head = ["detector", "seeds", *(f"steps to AP50 {level}" for level in LEVELS), "faster than DETR to 0.5, times",
             "training seconds to 0.8", f"AP50 at step {budget:,}", f"AP at step {budget:,}"]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for name, group in runs.items():
-        curves = [rows for _, rows in group]
-        steps = [[reached(rows, level) for rows in curves] for level in LEVELS]
+        steps = [[reached(rows, level) for rows in group] for level in LEVELS]
         half = statistics.median(steps[1]) if None not in steps[1] else None
-        last = [at_step(rows, budget) for rows in curves]
         lines.append([
             name, str(len(group)), *(spread(values) for values in steps), f"{base / half:.1f}" if half else "-",
-            spread([reached(rows, 0.8, "seconds") for rows in curves]),
-            *(spread([row[key] for row in last], 2) for key in ("ap50", "ap")),
+            spread([reached(rows, 0.8, "seconds") for rows in group]),
+            *(spread([at_step(rows, budget)[key] for rows in group], 2) for key in ("ap50", "ap")),
         ])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return lines
+
+
+def seconds_table(runs: dict[str, list[list[dict]]], budget: int) -> list[list[str]]:
+    """Seconds of training to the levels below 0.8, and AP by the size of things at the last common step."""
+    sizes = ("small", "medium")
+    lines = [["detector", *(f"training seconds to AP50 {level}" for level in LEVELS[:3]),
+              *(f"AP {size} at step {budget:,}" for size in sizes)]]
+    for name, group in runs.items():
+        seconds = ([reached(rows, level, "seconds") for rows in group] for level in LEVELS[:3])
+        ends = ([at_step(rows, budget)[f"ap_{size}"] for rows in group] for size in sizes)
+        lines.append([name, *map(spread, seconds), *(spread(values, 2) for values in ends)])
+    return lines
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """A Markdown table; the first line is its head."""
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)

@@ -95,7 +95,8 @@ def test_a_backbone_that_cannot_be_fetched_names_the_choices(monkeypatch, capsys
     assert "Choices: connect to a network once" in said and "--backbone-weights none" in said
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["check"], ["evaluate"], ["detect"], ["pretrain"], ["list"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["check"], ["evaluate"], ["detect"], ["pretrain"], ["list"],
+                                     ["plan"], ["race"]])
 def test_help_is_there_for_everything(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([*command, "--help"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detr_mini import zoo
-from detr_mini.published import FORMS
+from detr_mini.published import DETR_50_EPOCHS, FORMS, published
 from detr_mini.recipes import DataRecipe
 from detr_mini.training import parameter_groups
 
@@ -104,3 +104,12 @@ def test_published_figures(name: str, preset: str) -> None:
     base = FORMS[name]["coco"].recipe
     assert preset == "coco" or form.recipe != base
     assert replace(form.recipe, model=base.model, train=base.train) == base
+
+
+def test_detr_after_50_epochs_is_a_figure_and_no_preset() -> None:
+    """Only the schedule is another, that of the detectors it stands beside; no checkpoint is taken for it."""
+    usual, short, form = FORMS["detr"]["coco"], FORMS["conditional"]["coco"], DETR_50_EPOCHS
+    assert (form.ap, form.epochs, form.source) == (34.8, 50, "Atten4Vis/ConditionalDETR, README")
+    assert (form.recipe.train.epochs, form.recipe.train.drop) == (short.recipe.train.epochs, short.recipe.train.drop)
+    assert replace(form.recipe, train=usual.recipe.train) == usual.recipe and form.recipe != usual.recipe
+    assert form not in published("detr").values() and form.recipe not in zoo.presets("detr").values()
