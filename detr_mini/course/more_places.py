@@ -6,8 +6,9 @@ The course's scenes are 128 pixels wide: 8 x 8 places for attention. Here they a
 (12 x 12), and hold as many things of as many pixels. So a thing covers another part of the picture, and nothing else
 changes: detector, loss, rate, batch. `python -m detr_mini.course.why_slow` is the same training at 128.
 
-A run leaves DETECTOR-SIDE.jsonl under data/runs/more_places: provenance first, then one line per look at 200 held-out
-scenes, with the measures of looking.py. A run whose file is there is not repeated.
+A run leaves DETECTOR-SIDE.jsonl under data/my_runs/more_places: provenance first, then one line per look at 200
+held-out scenes, with the measures of looking.py. A run whose file is there is not repeated. Notebook 10 reads it
+instead of the course's own, which is in data/runs/more_places.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Recorder
 from detr_mini.course.why_slow import MEASURED, STEPS, Meter
 from detr_mini.data.scenes import PRESETS, Preset, Scenes
@@ -26,6 +27,7 @@ from detr_mini.recipes import Recipe
 from detr_mini.training import fit
 
 RUNS = DATA / "runs" / "more_places"
+MINE = DATA / "my_runs" / "more_places"  # where a learner's own runs go
 USUAL = 128  # the scenes' side in pixels, everywhere else
 LOOKS = (0, 50, 100, 200, 300, 400, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500, 4000, 5000)
 
@@ -64,6 +66,11 @@ def record(name: str, side: int, steps: int, folder: Path, seed: int = 0) -> Pat
     return path
 
 
+def recorded(name: str) -> Path:
+    """A run's file, "detr-192.jsonl": the learner's own where there is one, else the course's."""
+    return MINE / name if (MINE / name).is_file() else RUNS / name
+
+
 def main(words: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m detr_mini.course.more_places", description=__doc__,
@@ -71,10 +78,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--detectors", nargs="+", choices=tuple(STEPS), default=list(STEPS), help="one run each")
     parser.add_argument("--sides", nargs="+", type=int, default=[192], help="of the pictures, in pixels")
     parser.add_argument("--steps", type=int, help="training steps (default: 2,500 for detr, 1,000 for smca)")
-    parser.add_argument("--to", type=Path, default=RUNS, help="where the files go")
+    parser.add_argument("--to", type=Path, default=MINE, help="where the files go")
     chosen = parser.parse_args(words)
     for side in chosen.sides:
         for name in chosen.detectors:
+            if is_there(chosen.to / f"{name}-{side}.jsonl"):
+                continue
             print(record(name, side, chosen.steps or STEPS[name], chosen.to), flush=True)
 
 

@@ -129,6 +129,13 @@ def write_lines(path: Path, lines: list[dict]) -> None:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def is_there(path: Path) -> bool:
+    """Whether a run's file is there already; then this is said, and how to make one of your own."""
+    if path.is_file():
+        print(f"{path} is there already and is not made again. For a run of your own: --to FOLDER", flush=True)
+    return path.is_file()
+
+
 def evaluations(history: list[dict], results: list[dict]) -> list[dict]:
     """One line per evaluation: step, training seconds so far, mean loss since the one before, and COCO's figures."""
     lines, losses, seconds = [], [], 0.0

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Recorder
 from detr_mini.course.why_slow import LOOKS, MEASURED, Meter
 from detr_mini.data.scenes import Scenes
@@ -84,7 +84,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, default=RUNS, help="where the files go")
     chosen = parser.parse_args(words)
     for part in chosen.parts:
-        print(record(part, chosen.steps, chosen.to), flush=True)
+        if not is_there(chosen.to / f"{part}.jsonl"):
+            print(record(part, chosen.steps, chosen.to), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m detr_mini.course.why_slow              # DETR 2,500 steps, SMCA 1,000: ten minutes
     python -m detr_mini.course.why_slow --detectors smca --steps 500 --to /tmp/mine
 
-Every run leaves two files. DETECTOR.jsonl: provenance first, then one line per look at 200 held-out scenes, with the
+Every run leaves two files under data/my_runs/why_slow, and notebook 10 reads those instead of the course's own, which
+are in data/runs/why_slow. DETECTOR.jsonl: provenance first, then one line per look at 200 held-out scenes, with the
 measures of looking.py for each decoder layer. DETECTOR.safetensors: what was seen in eight of these scenes, last layer,
 mean of the heads, to be replayed. A run whose files are there is not repeated.
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from detr_mini import zoo
 from detr_mini.attention import MultiHeadAttention
 from detr_mini.course.looking import flipped, listen, measure, score_terms, spread
-from detr_mini.course.race import HELD_OUT_SEED, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.course.recorder import Look, Recorder
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
@@ -136,10 +137,11 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m detr_mini.course.why_slow", description=__doc__.split("\n")[0])
     parser.add_argument("--detectors", nargs="+", choices=tuple(STEPS), default=list(STEPS))
     parser.add_argument("--steps", type=int, help="training steps (default: 2,500 for detr, 1,000 for smca)")
-    parser.add_argument("--to", type=Path, default=RUNS, help="where the files go")
+    parser.add_argument("--to", type=Path, default=MINE, help="where the files go")
     chosen = parser.parse_args(words)
     for name in chosen.detectors:
-        print(record(name, chosen.steps or STEPS[name], chosen.to), flush=True)
+        if not is_there(chosen.to / f"{name}.jsonl"):
+            print(record(name, chosen.steps or STEPS[name], chosen.to), flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from detr_mini import zoo
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, measured, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, is_there, measured, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.decoder import DecoderLayer, Queries
 from detr_mini.detr import Detr
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in options.seeds:
         for form in options.forms:
             path = options.to / f"{form}-seed{seed}.jsonl"
-            if not path.is_file():
+            if not is_there(path):
                 run(form, seed, options.steps, path, options.every)
     return 0
 

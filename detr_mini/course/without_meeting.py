@@ -24,7 +24,7 @@ from torchvision.ops import batched_nms
 from detr_mini import zoo
 from detr_mini.boxes import cxcywh_to_xyxy, pairwise_iou
 from detr_mini.checkpoints import check_names, read_facts, save_weights
-from detr_mini.course.race import HELD_OUT_SEED, evaluations, provenance, scenes_recipe, write_lines
+from detr_mini.course.race import HELD_OUT_SEED, evaluations, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, Predictions, average_precision, predict
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for seed in options.seeds:
         path = options.to / f"without-seed{seed}.jsonl"
-        if not path.is_file():
+        if not is_there(path):
             run(scenes_recipe("detr", options.steps), seed, path, options.every, options.weights)
     return 0
 

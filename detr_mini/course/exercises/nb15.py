@@ -166,7 +166,7 @@ def slips_of_read(found: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tens
             values.mean(0),
         "That is the sum of what the heads found. Each head keeps to its own slice of the width: head h has slice h.":
             values.sum(0),
-        "All slices come from head 0. Slice h comes from what head h found.": values[0],
+        "All slices come from the first head. Slice h comes from what head h found.": values[0],
         "You kept everything that every head found, heads times d numbers. Each head keeps only its own slice.":
             values.flatten(),
         "One row per head is there still: lay the slices one behind the other, (d,).":
