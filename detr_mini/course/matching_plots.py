@@ -1,5 +1,6 @@
 """Pictures of matchings: which prediction is tied to which object, on a scene or on empty ground."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.course.plots import BLUE, COLOURS, GREY, INK, array, bare, channels_last, own_or, readable_on
 from detr_mini.course.training_plots import frame
 
+TAG = np.array([0.065, 0.05])  # width, height of the tag of a number, in longer sides of the picture
 GROUND = torch.full((3, 128, 128), 244, dtype=torch.uint8)  # where there is no scene: light grey
 
 
@@ -50,9 +52,18 @@ def ties(
     for query, thing in pairs:
         start, end = array(boxes[query, :2]) * side, array(wanted[thing, :2]) * side
         axes.plot(*zip(start, end, strict=True), color=inks[query], linewidth=2.0, marker="o", markevery=[1], zorder=4)
+    spots: list[np.ndarray] = []
     for query, ink in inks.items():
-        tag(axes, array(boxes[query, :2]) * side, str(query) if names is None else names[query], ink)
+        spots.append(free_spot(array(boxes[query, :2]) * side, spots, TAG * side.max()))
+        tag(axes, spots[-1], str(query) if names is None else names[query], ink)
     return bare(axes, title)
+
+
+def free_spot(place: np.ndarray, taken: Sequence[np.ndarray], size: np.ndarray) -> np.ndarray:
+    """The spot nearest to a place, itself or some tags away, where a tag of this size (2,) covers no other."""
+    ways = sorted(itertools.product(range(-4, 5), repeat=2), key=lambda way: way[0] ** 2 + way[1] ** 2)
+    spots = [place + np.array(way) * size for way in ways]
+    return next((spot for spot in spots if all((abs(spot - other) >= size).any() for other in taken)), place)
 
 
 def rectangle(box: Sequence[float], **look: object) -> Rectangle:

@@ -176,7 +176,7 @@ WRONG = {
     "15.ask": [(no_gate, "The gate is missing"), (no_sigmoid, "no sigmoid"), (small_root, "root of d / heads"),
                (old_content_asks, "old content asking"), (over_heads, "over the heads"), (split_width, "full width")],
     "15.read": [(mean_of_heads, "the mean of what the heads found"), (everything, "heads times d numbers"),
-                (first_head, "All slices come from head 0"), (unbiased, "The bias is missing"),
+                (first_head, "All slices come from the first head"), (unbiased, "The bias is missing"),
                 (unprojected, "value projection is missing")],
 }
 

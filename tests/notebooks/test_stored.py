@@ -1,7 +1,9 @@
 """What is stored under notebooks/ is what its sources build, run from top to bottom, and fit to be read anywhere."""
 
+import ast
 import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -45,3 +47,27 @@ def test_cells_and_notebooks_are_short(path: Path) -> None:
     words = sum(len(re.findall(r"\w+", cell.source)) for cell in cells if cell.cell_type == "markdown")
     assert max(len([line for line in lines if line.strip()]) for lines in code) <= 15
     assert 40 <= len(cells) <= 80 and 1200 <= words <= 2500
+
+
+@pytest.mark.parametrize("path", sorted(COURSE.rglob("[0-9]*.ipynb")),
+                         ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_cell_takes_an_imported_name_for_something_else(path: Path) -> None:
+    """After Run All, every earlier cell can be run again."""
+    imported: set[str] = set()
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source)
+            assert not imported & set(bound(tree)), cell.source
+            imported |= {(name.asname or name.name).split(".")[0] for node in ast.walk(tree)
+                         if isinstance(node, ast.Import | ast.ImportFrom) for name in node.names}
+
+
+def bound(node: ast.AST) -> Iterator[str]:
+    """The names that a cell assigns or defines, without those inside functions and comprehensions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield child.name
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        elif not isinstance(child, ast.Lambda | ast.ListComp | ast.DictComp | ast.SetComp | ast.GeneratorExp):
+            yield from bound(child)

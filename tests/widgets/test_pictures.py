@@ -17,6 +17,7 @@ from PIL import Image
 
 import detr_mini as dm
 from detr_mini.course import coursemap, notebook, pipeline, plots
+from detr_mini.course.matching_plots import free_spot
 from detr_mini.course.syllabus import LESSONS, STAGES, lesson
 
 WORDS = 'Weights: "Attic" 0.67 & the rest < 0.33.'
@@ -187,3 +188,14 @@ def test_canvas_gives_one_or_many() -> None:
     assert isinstance(figure, Figure) and axes is figure.axes[0]
     assert len(plots.canvas(3, 2)[1]) == 6
     assert pyplot.get_fignums() == before
+
+
+def test_tags_of_one_place_stand_side_by_side() -> None:
+    """A tag stays where its place is free, and else goes to the nearest free spot."""
+    size, taken = np.array([8.0, 6.0]), []
+    for place in ([10.0, 10.0], [50.0, 50.0], [11.0, 10.0], [10.0, 11.0], [10.0, 10.0]):
+        taken.append(free_spot(np.array(place), taken, size))
+    assert taken[0].tolist() == [10, 10] and taken[1].tolist() == [50, 50]
+    for number, spot in enumerate(taken):
+        assert all((abs(spot - other) >= size).any() for other in taken[:number])
+        assert abs(spot - 10).max() < 9 or number == 1
