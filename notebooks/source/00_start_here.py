@@ -176,8 +176,8 @@ OrderExplorer(picture, boxes, names, Listing(order=4))
 #
 # ## 4. The question of this course
 #
-# DETR was elegant, and it was slow. These figures its authors report, and those of its successors: how often
-# a detector had to see the whole COCO data set, and which average precision (AP) it reached. More AP is better.
+# DETR was elegant, and it was slow. These figures were reported for it and for its successors: how often a detector had
+# to see COCO's 118,000 photographs, and which average precision (AP) it reached. More AP is better.
 
 # %%
 reported = {  # epochs, AP on COCO val2017, all with a ResNet-50
@@ -187,7 +187,7 @@ reported = {  # epochs, AP on COCO val2017, all with a ResNet-50
 epochs = torch.tensor([epochs for epochs, _ in reported.values()])
 figure = plots.bars(epochs, [f"{name}: {ap} AP" for name, (_, ap) in reported.items()], digits=0,
                     colours=[plots.GREY, plots.VERMILLION, plots.VERMILLION] + [plots.BLUE] * 3,
-                    xlabel="epochs of training on COCO, as their authors report")
+                    xlabel="epochs of training on COCO, as reported")
 show(figure, alt="""Bars of training length. Faster R-CNN 109 epochs for 42.0 AP. DETR 500 epochs for
      42.0 AP, and only 34.8 AP after 50. Conditional DETR, DAB-DETR and Deformable DETR 50 epochs
      each, for 41.0, 42.2 and 44.5 AP.""")
@@ -219,10 +219,11 @@ show_syllabus()
 # ## 6. How to work here
 #
 # 1. **Predict.** When a notebook asks, answer before you run the cell. A wrong guess, made in earnest, is what you
-#    will remember. The first guess counts.
+#    will remember. The first guess counts. Notebooks come with their outputs, for those who only read. To guess without
+#    peeking, first take *Edit → Clear Outputs of All Cells*.
 # 2. **Run**, and look for what surprises you.
-# 3. **Change something.** Every cell can be edited and run again. Nothing can break: *Kernel → Restart* brings you
-#    back.
+# 3. **Change something.** Every cell can be edited and run again; *Kernel → Restart* forgets all numbers. Work in copies
+#    (in the list of files: right-click, *Duplicate*). Then the originals stay whole, and a newer course can replace them.
 # 4. **Exercise.** Each one has a tier (*warm-up*, *core*, *stretch*), the minutes most people need, a check and two
 #    hints.
 #
@@ -231,7 +232,7 @@ show_syllabus()
 # ### The largest box (`00.largest`)
 #
 # *Warm-up, 3 minutes.* Which of the boxes has the largest area? They come as a tensor, (M, 4): M boxes, four numbers
-# each. Return an int. Fill in the function, run the cell, and run the check below it.
+# each. Return its index. Fill in the function, run the cell, and run the check below it.
 
 # %% tags=["exercise"]
 def largest(boxes):

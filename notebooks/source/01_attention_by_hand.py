@@ -538,7 +538,8 @@ print(f"places: {keys_seen}, evenness: {evenness:.3f}")
 # %% [markdown]
 # Almost perfectly even: an untrained DETR looks everywhere at once. Put that beside section 7: *what is hardly looked
 # at hardly learns*. With even attention over many places, each place gets a small lesson. It is our first clue to the
-# question of this course, **why did DETR need 500 epochs?** A clue is not a proof. Notebook 10 measures it.
+# question of this course, **why did DETR need 500 epochs?** A clue is not a proof: a good optimizer can make up for small
+# lessons. Notebook 10 measures it.
 #
 # ## 11. Explore
 #

@@ -473,11 +473,11 @@ def split(x, heads):
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 print("two heads", tuple(split(x8, 2).shape))
-print("head 0 has the first half of every token:\n", split(x8, 2)[0, 0].numpy())
+print("head 1 has the first half of every token:\n", split(x8, 2)[0, 0].numpy())
 
 # %%
-predict("02.reshape", "x8.reshape(1, 2, 3, 4) has the same shape. Does head 0 get the same numbers?",
-        "yes, a shape is a shape", "no: it gets all of token 0, and half of token 1")
+predict("02.reshape", "x8.reshape(1, 2, 3, 4) has the same shape. Does head 1 get the same numbers?",
+        "yes, a shape is a shape", "no: it gets all of the first token, and half of the second")
 
 # %%
 jumped = x8.reshape(1, 2, 3, 4)  # (B, heads, N, d/heads), or so it seems
@@ -496,16 +496,16 @@ def merge(x):
 print("merge undoes split:", torch.equal(merge(split(x8, 2)), x8))
 
 figure, axes = plots.canvas(3, height=1.6)
-grids = {"3 tokens, d = 8": x8[0], "head 0": split(x8, 2)[0, 0], "head 1": split(x8, 2)[0, 1]}
+grids = {"3 tokens, d = 8": x8[0], "head 1": split(x8, 2)[0, 0], "head 2": split(x8, 2)[0, 1]}
 for place, (title, numbers) in zip(axes, grids.items()):
     half = torch.where(numbers % 8 < 4, -1.0, 1.0)  # for the colours
     plots.matrix(half, title=title, signed=True, top=2.5, axes=place)
     for text, number in zip(place.texts, numbers.flatten().tolist()):
         text.set_text(number)
 show(figure, alt="""Three grids of numbers. Left: three tokens of eight numbers, the first four columns
-     purple, the last four orange. Middle, head 0: the purple columns of all three tokens. Right, head 1:
+     purple, the last four orange. Middle, head 1: the purple columns of all three tokens. Right, head 2:
      the orange ones.""")
-assert (grids["head 0"] % 8 < 4).all() and (grids["head 1"] % 8 >= 4).all()  # each head has one colour
+assert (grids["head 1"] % 8 < 4).all() and (grids["head 2"] % 8 >= 4).all()  # each head has one colour
 
 # %% [markdown]
 # And the cost? Four matrices of d x d, however many heads there are.

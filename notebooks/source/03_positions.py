@@ -481,7 +481,7 @@ reveal("03.value", "b" if changes else "a", "The car comes home with the street'
 # %% [markdown]
 # So how do DETR's answers know where things are? No address is added to what a token keeps. But *which* values it
 # averages depends on addresses: what it has collected tells, after some layers, where it stood. Notebook 10 reads
-# places off such tokens, nearly without error. And each layer gets fresh addresses. (A Transformer for text usually
+# places off such tokens, to about half a cell. And each layer gets fresh addresses. (A Transformer for text usually
 # adds p once, at the start. Then it is in v, too, and it works. It is a choice, and not a law.)
 #
 # Adding has a price that you should know. A score falls into four parts:
@@ -534,7 +534,7 @@ print("both shuffled together:         same vectors?",
 #
 # Rest the pointer on a cell; a click pins it. Or use Tab and the arrow keys.
 #
-# 1. T = 10,000: how much does a neighbour differ? How much the farthest corner?
+# 1. T = 10,000: how alike is the farthest corner? And at T = 20?
 # 2. At which temperature is the hill narrow, and nothing else turns dark? What goes wrong at T = 2 with *cells counted*?
 # 3. Move along a row with the learned code. What never changes?
 

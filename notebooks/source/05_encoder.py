@@ -608,7 +608,7 @@ assert parts[:, 0].argmin() == 1 == parts[:, -1].argmax()  # for few tokens the 
 # Move the sliders, with the mouse or with Tab and the arrow keys. Find out:
 #
 # 1. Does the ground look at things, or at ground?
-# 2. Layer 1, heads 2 and 4, from places away from the border: one of them looks upwards most of the time, the other one
+# 2. Layer 1, heads 3 and 5, from places away from the border: one of them looks upwards most of the time, the other one
 #    has no favourite direction. Which is which?
 # 3. In which layer does a thing look more at itself?
 

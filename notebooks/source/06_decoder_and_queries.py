@@ -324,7 +324,7 @@ with torch.no_grad(), dm.AttentionTrace(model) as trace:
 #
 # Now ask the image yourself. (Of its answers you see those with a score of 0.35 or more; two of the four things stay below.)
 # Click a detection, choose layer and head, by mouse or Tab and arrow keys. Which head of the cat's query stays inside its
-# box, which look past it? Notebook 10 comes back to that, counting heads from 0.
+# box, which look past it? Notebook 10 comes back to that.
 
 # %% tags=["nbval-ignore-output"]
 from detr_mini.course.attention_explorer import AttentionExplorer

@@ -179,7 +179,8 @@ for p in [0.9, 0.5, 0.1, 0.001]:
     print(f"p = {p:5}:  -p = {-p:6.3f}   -log p = {-torch.tensor(p).log():5.2f}")
 
 # %% [markdown]
-# −p stays between −1 and 0, so the class can never cost more than its weight. L1 and GIoU are bounded, too.
+# −p stays between −1 and 0, so the class can never cost more than its weight. L1 and GIoU are bounded, too. (That is the
+# original DETR. With a focal loss, as on our scenes, the class cost is a focal one, too, and that one has no bound.)
 #
 # ## 4. Too many to try
 #
@@ -413,7 +414,8 @@ except ValueError as error:
 # %% [markdown]
 # Two queries, so two pairs, and the two objects that would make the matching dearer go without. Nothing complains! A
 # detector with 25 queries can never learn to find 30 things in one image. So there must be more queries than any image
-# has objects. An empty image gives no pairs. And with a nan no matching makes sense, so the matcher stops and says where.
+# has objects. An empty image gives no pairs. And with a nan no matching makes
+# sense, so the matcher stops and says where (it counts layers from 0).
 #
 # ## 9. By hand, and by the package
 #

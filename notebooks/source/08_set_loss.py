@@ -295,7 +295,8 @@ for name, (boxes, fit) in walks.items():
 # %% [markdown]
 # GIoU alone knows a trick: a box that grows gets closer to everything. It swells first, and has to shrink again later.
 # L1 moves each number at a constant pace, and it does not care for the size of the thing. So DETR adds them up, 5 x L1 + 2
-# x (1 − GIoU).
+# x (1 − GIoU). (In notebook 04 GIoU was there before L1: larger boxes, plain gradient steps instead of Adam's, and no
+# factor of 5. Which one is quicker depends on such things.)
 #
 # ## 6. Divided by what?
 #

@@ -3,9 +3,9 @@
 #
 # **What if a query speaks the image's language?**
 #
-# *About 85 minutes with the exercises. The cells run for about two minutes and a half, mostly a training that you watch; no
-# GPU.*
+# *About 85 minutes with the exercises. The cells run for about two minutes and a half, mostly a training that you watch.*
 # *You need notebooks 05, 06, 09 and 10: encoder, decoder, training, and why DETR is slow.*
+# *Lecture of twenty minutes: sections 1 to 5, 7 and 14.*
 #
 # After this notebook you can
 #
@@ -333,9 +333,9 @@ def asking(model):
 
 rows = {"trained DETR, content": (detr_reads, alike(asks, own))}
 for name, model in {"new SAM-DETR": new, "trained SAM-DETR": sam}.items():
-    image, labels, tokens, asked = asking(model)
+    image, labels, tokens, spoken = asking(model)
     reader, test = learn_reader(tokens[image < 50], labels[image < 50]), image >= 50
-    for what, vectors in asked.items():
+    for what, vectors in spoken.items():
         understood = reads_right(reader, vectors.mean(1)[test], labels[test])
         rows[f"{name}, {what}"] = understood, alike(vectors, tokens[:, None])
 
@@ -508,6 +508,7 @@ assert result["average gates"] > 0.9 > 0.5 > result["the mean of all heads"] > r
 # %%
 from dataclasses import replace
 
+from detr_mini.course.race_table import at_step, reached, read_runs
 from detr_mini.variants.sam_aligner import gaussian
 
 distance = torch.arange(6) + 0.5 - 2.2  # (6,) in cells, from the middles of cells
@@ -519,9 +520,13 @@ print("added to the scores:", [round(value, 2) for value in term.tolist()],
 
 both = zoo.build("sam", model=replace(recipe.model, gaussian=True))
 print(f"parameters: {zoo.count(new):,}, with the Gaussian {zoo.count(both):,}")
+for name, folder in {"SAM-DETR": "scenes", "with the Gaussian": "why_order/sam_gaussian"}.items():
+    group = [rows for _, rows in read_runs(DATA / "runs" / folder)["sam"]]
+    middle = {step: round(median(at_step(rows, step)["ap50"] for rows in group), 2) for step in (250, 500)}
+    print(f"{name:18} AP50 of three seeds, the middle one, by step: {middle}")
 
 # %% [markdown]
-# As in SMCA, s *multiplies* the distance: a larger s makes a narrower Gaussian.
+# As in SMCA, s *multiplies* the distance: a larger s makes a narrower Gaussian. With it runs are quicker at first.
 #
 # ## 11. Drag a box
 #
@@ -548,17 +553,16 @@ zoo.show_diff("sam")
 #
 # ## 13. Beside DETR
 #
-# Two explorers on one image, first DETR (2,500 steps), then SAM-DETR (1,500). Choose a decoder layer and click on a
-# detection. In the second one the grid is the cut, and dots are the salient points. For the same step, the cell
-# after them trains a SAM-DETR while you watch.
+# Two explorers on one cup, first DETR, then SAM-DETR, both at step 1,500. Choose a decoder layer and click on a
+# detection. In the second one the grid is the cut, and dots are the salient points.
 
 # %% tags=["nbval-ignore-output"]
 from IPython.display import display
 
 from detr_mini.course.attention_explorer import AttentionExplorer
 
-for model in (detr, sam):
-    explorer = AttentionExplorer(model, held_out[0][0])
+for model in (load_weights(DATA / "weights/detr_1500.safetensors").eval(), sam):
+    explorer = AttentionExplorer(model, held_out[0][0], about="cup")
     assert "cup" in explorer.explored.names[:explorer.explored.found]  # both find it
     display(explorer)
 
@@ -636,8 +640,6 @@ print(f"parameters: SAM-DETR {zoo.count(new):,}, reading {zoo.count(reading):,}"
 # average; and the blind DETR, which can only learn where things usually are. SAM-DETR and DETR are the runs of the race.
 
 # %%
-from detr_mini.course.race_table import at_step, reached, read_runs
-
 race = {name: [rows for _, rows in group] for name, group in read_runs(DATA / "runs/scenes").items()}
 ablation = {name: [rows for _, rows in group] for name, group in read_runs(forms.RUNS).items()}
 runs = {"SAM-DETR": race["sam"], "reads only": ablation["sam_reads"],
@@ -701,7 +703,7 @@ print(f"published on COCO, 50 epochs: {FORMS['sam']['coco'].ap}; with the Gaussi
 # Be careful with the first line: SAM-DETR also corrects boxes from layer to layer, and has heads of its own in each. These
 # runs do not take that apart.
 #
-# ## 16. Errata: paper, code, hearsay
+# ## 16. Errata: paper, code, an issue
 #
 # - **Points learn from content only.** The sine code of a point is taken without gradient.
 # - **Wider heads.** Queries and keys have 256 channels *per head*, eight times the usual: with the alignment, 16.8
@@ -835,7 +837,7 @@ else:
           f"a tenth of it after epoch {paper.train.drop * paper.train.epochs:.0f}")
     for preset, form in FORMS["sam"].items():
         size = zoo.count(zoo.build("sam", preset)) / 1e6
-        print(f"{preset:20} {size:.1f} million parameters, AP {form.ap} after {form.epochs} epochs")
+        print(f"{preset:20} {size:.1f} million parameters, AP {form.ap} after {form.epochs} epochs ({form.source})")
 
 # %%
 shape = replace(paper.model, backbone="small",

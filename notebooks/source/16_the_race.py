@@ -4,7 +4,7 @@
 # **Who learns fastest, on one budget?**
 #
 # *About 80 minutes with the exercises. The cells run for about a minute and a half, without a GPU; half of that is a
-# race of your own.*
+# race of your own.* *Lecture: sections 1, 2, 4 to 7 and 10.*
 # *You need notebooks 09 and 10: training, average precision, why DETR is slow. Notebooks 11 to 15 introduce the racers.*
 #
 # After this notebook you can
@@ -38,8 +38,8 @@ dm.setup(seed=0)
 where_we_are("training")
 
 # %% [markdown]
-# DETR and six of its successors, each with its own cure for slowness. Now all seven learn the same scenes. The question
-# sounds simple. Most of this notebook is about what has to be held fast before the answer means anything.
+# DETR and six of its successors, each with its own cure for slowness, learn the same scenes. The question sounds
+# simple. Most of this notebook is about what must be held fast before the answer means anything.
 #
 # ## 1. The problem: one seed, one table
 #
@@ -115,7 +115,7 @@ for count in (1, 3, 10, 30):
     print(f"the best of {count:2} equal runs lies {-best:.1f} standard deviations before the average run")
 
 # %% [markdown]
-# The best seed is no fair summary: it gets better the more often you try, without any change to the detector.
+# The best seed is no fair summary: it gets better the more often you try, whatever the detector.
 #
 # ## 3. What was held fast
 #
@@ -170,7 +170,7 @@ assert all(one["detr"] < 0.6 < 0.9 < min(one[name] for name in runs if name != "
 show(race_plots.levels(runs),
      alt="For each detector, when AP50 reaches 0.3, 0.5 and 0.7: dots at the median, bars over the "
          "seeds. Deformable at 88, 152 and 234 steps; DETR at 805, 1,342 and 2,057; the five others "
-         "between 160 and 800.")
+         "between 147 and 794.")
 from detr_mini.course.race_table import spread
 
 for name, group in runs.items():
@@ -289,8 +289,8 @@ reveal("16.fourth", "c" if outside > 0.4 else "b" if outside > 0.15 else "a",
 
 # %% [markdown]
 # So "lies within the band" is too strict a demand. The band must be widened: for three
-# seeds to mean ± 5.0 standard deviations, which is Student's t for so few. The check of the package does that. It
-# also lets no detector's deviation count for less than the middle one of all, since tiny ones are mostly luck.
+# seeds to mean ± 5.0 standard deviations, which is Student's t for so few. The package's check does that, and lets no
+# detector's deviation count for less than the middle one of all, since tiny ones are mostly luck.
 
 # %%
 from detr_mini.course.race_check import agreement
@@ -300,9 +300,9 @@ print(*(line for line in words.splitlines() if ": within" not in line or "AP at 
 assert agree
 
 # %% [markdown]
-# All seven, run again with other seeds, agree: 48 figures, of which each detector's AP is shown. By the rule itself, two or
-# three might have lain outside. One did: SAM's AP on small objects, with its fourth seed. That is allowed. SAM ran twice
-# more; the median of the three is inside.
+# All seven, run again with other seeds, agree; AP is shown (DETR's at step 2,500). By the rule itself, two or three
+# figures might have lain outside. One did: SAM's AP on small objects, with its fourth seed. SAM ran twice more; the
+# median of the three is inside. Not repeated: the costs, and the runs of section 9.
 #
 # Would the check notice if one were worse? Take a fifth off the precision of Deformable's new run.
 
@@ -326,7 +326,7 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # ## 8. Large and small
 #
-# COCO calls an object *small* below 32 x 32 pixels. Our scenes have small ones and medium ones, none large.
+# COCO calls an object *small* below 32 x 32 pixels. Our scenes have small and medium ones, none large.
 
 # %%
 def sized(size):
@@ -345,14 +345,14 @@ print("SAM, six seeds:", [round(end["ap_small"] / end["ap_medium"], 2) for end i
 
 # %% [markdown]
 # All detectors see the same 8 x 8 map, so a small thing covers two to four of its cells. DETR's ratio is the best of
-# all, and it means little: it is poor on both. SAM's is the lowest: five of six seeds are below all medians. It resamples a
-# box from those few cells, which fits its trouble with small things; we did not test that this is the reason.
+# all, and it means little: it is poor on both. SAM's is the lowest: five of six seeds are below all medians. It
+# resamples a box from those few cells, which fits; we did not test whether this is the reason.
 #
 # ## 9. A second axis: each paper's own recipe
 #
-# The race gives all the same recipe. Papers do not. Each new detector came with a loss, a number of queries, rates and a
-# batch of its own, and its table compares **recipe with recipe**. So here is the second race: every detector keeps what
-# its COCO recipe says, and only what belongs to COCO's size is scaled, by one rule for all.
+# The race gives all the same recipe. In papers, each detector came with a loss, queries, rates and a batch of its own,
+# and tables compare **recipe with recipe**. So here is a second race: every detector keeps what its COCO recipe says,
+# and only what belongs to COCO's size is scaled, by one rule for all.
 
 # %%
 from detr_mini.course.own_recipe import own_recipe
@@ -405,40 +405,56 @@ print("AP gained by one's own recipe:", ", ".join(f"{shown(name)} {gains[name]:+
 assert gains["detr"] < 0 < min(gain for name, gain in gains.items() if name != "detr")
 
 # %% [markdown]
-# Two things are plain. Every cure gains from its own recipe, and DETR loses: its recipe was made for 300 epochs, and here
-# it has six. And with one and the same mechanism, what the recipe moves is as much as lies between most detectors of
-# section 7. **A recipe can be worth as much as a mechanism.** So a table that changes both cannot say which of the two
-# did it.
+# Every cure gains from its own recipe. DETR loses: its recipe was made for 300 epochs, and here it has six. With one
+# mechanism, the recipe moves as much as lies between most detectors of section 7. **A recipe can be worth as much as a
+# mechanism**, and a table that changes both cannot say which did it.
+#
+# At what cost? Steps are of 16 images; AP is at the end.
+
+# %%
+from detr_mini.course.race_plots import crossings
+
+own_costs = json.loads((OWN / "costs.json").read_text())["detectors"]
+own_step = {name: 16 * row["step"] / row["step_images"] for name, row in own_costs.items()}  # seconds
+print(f"{'':21}" + "".join(f"{f'to AP50 {level}':>24}" for level in (0.3, 0.5, 0.7)))
+for name, group in own_runs.items():
+    for unit, each, size in (("steps", 1, "small"), ("seconds", own_step[name], "medium")):
+        reach = "".join(f"{spread(crossings(group, level, each)):>24}" for level in (0.3, 0.5, 0.7))
+        ap = statistics.median(at_step(rows, 1500)[f"ap_{size}"] for _, rows in group)
+        print(f"{shown(name) if each == 1 else '':12} {unit:8}{reach}   AP {size} {ap:.2f}")
+    later = [race_plots.middle_of(group, level, own_step[name]) / clock(name, level) for level in (0.3, 0.5, 0.7)]
+    assert min(later) > 1.5  # on the clock, than with one recipe
+print("ms of 16 images, and how many times one recipe's:", ", ".join(
+    f"{shown(name)} {1000 * own_step[name]:.1f} ({own_step[name] / per_step[name]:.1f})" for name in runs))
+
+# %% [markdown]
+# On the clock, none comes to any level as soon as with one recipe: 16 images cost 1.7 to 4.1 times as much. Anchor gains
+# most AP and pays most: to 0.5 it is ahead of Conditional in steps, with every seed, and behind it in seconds.
 #
 # ## 10. The papers' table beside ours
 #
-# All with ResNet-50 and one feature map (stride 32), after 50 epochs, on COCO val 2017. The package keeps these figures
-# with their sources.
+# All with ResNet-50 and one feature map (stride 32), after 50 epochs, on COCO val 2017.
 
 # %%
-from detr_mini.published import FORMS
+from detr_mini.published import DETR_50_EPOCHS, FORMS
 
 papers = {name: FORMS[name]["coco-single" if name == "deformable" else "coco"] for name in runs}
-papers_ap = {name: form.ap for name, form in papers.items()}
-sources = {name: form.source for name, form in papers.items()}
-papers_ap["detr"], sources["detr"] = 34.8, sources["conditional"]  # DETR after 50 epochs, as the others
-
-for name in sorted(runs, key=lambda name: -papers_ap[name]):
-    model = papers[name].recipe.model
-    queries = model.queries * max(1, getattr(model, "patterns", 1))
-    print(f"{shown(name):12} AP {papers_ap[name]}, {queries} queries   ({sources[name]})\n{'':13}ours, one recipe: "
+listed = papers | {"detr": DETR_50_EPOCHS}  # after 50 epochs, as the others
+for name, form in sorted(listed.items(), key=lambda item: -item[1].ap):
+    queries = form.recipe.model.queries * max(1, getattr(form.recipe.model, "patterns", 1))
+    print(f"{shown(name):12} AP {form.ap}, {queries} queries   ({form.source})\n{'':13}ours, one recipe: "
           f"{spread(ends[name], 2)}   ours, own recipe: {spread(own_ends[name], 2)}")
 longer, more = FORMS["detr"]["coco"], FORMS["deformable"]["coco"]
 refined = FORMS["deformable"]["coco-refine"]
-print(f"\nbeyond: DETR {longer.ap} after {longer.epochs} epochs; "
-      f"Deformable {more.ap} on four maps, and {refined.ap} when refined")
+print(f"\nbeyond: DETR {longer.ap} after {longer.epochs} epochs ({longer.source})\n{'':8}Deformable {more.ap} "
+      f"on four maps, and {refined.ap} when refined ({more.source})")
 
 # %%
 predict("16.papers", "In the papers' list, DAB leads and Deformable with one map is sixth. Which of the "
         "two places did you see in our race?", "both", "one of them", "neither")
 
 # %%
-by_paper = sorted(runs, key=lambda name: -papers_ap[name])
+by_paper = sorted(runs, key=lambda name: -listed[name].ap)
 by_us = sorted(runs, key=lambda name: -statistics.median(ends[name]))
 both_orders = {"papers, COCO, AP": by_paper, "one recipe, scenes, AP": by_us}
 show(race_plots.slopes(both_orders, ["deformable", "dab"]),
@@ -454,9 +470,8 @@ right = [by_us.index("dab") == 0, by_us.index("deformable") == 5]
 reveal("16.papers", "abc"[2 - sum(right)], "Now we have to ask why.")
 
 # %% [markdown]
-# Pairs that our own seeds do not tell apart need no explanation. Those that remain do. One of them is DAB and Anchor,
-# which the papers have 0.1 apart. All others have Deformable in them. Four suspects: the budget, refinement, the recipe,
-# the map.
+# Only pairs that our seeds tell apart need an explanation. One is DAB and Anchor, which the papers have 0.1 apart. All
+# others have Deformable in them. Four suspects: the budget, refinement, the recipe, the map.
 #
 # ### The budget
 #
@@ -479,8 +494,8 @@ assert gains["dab"] > gains["conditional"] > gains["deformable"]
 # %% [markdown]
 # The lead melts, to less than half of what it was at step 500, and DAB is the cure that still learns fastest when the
 # flag falls. Our race asks who *starts* fastest; the papers' table asks who stands highest after 50 epochs, when
-# nobody gains much any more. So part of the difference in order may be a difference in question. Whether it is,
-# only longer runs could tell.
+# rates have fallen. So part of the difference in order may be a difference in question. Only longer runs
+# could tell.
 #
 # ### Refinement
 #
@@ -517,21 +532,22 @@ print("                         DAB below Deformable:   ",
       max(own_ends["dab"]) < min(own_ends["deformable"]))
 
 # %% [markdown]
-# DAB gains somewhat more than Deformable, but stays behind it. Anchor gains most of all, and passes Deformable. So the
-# recipe explains Anchor's place, with 225 queries instead of 25, and not DAB's.
+# DAB gains somewhat more than Deformable, but stays behind it. Anchor gains most, and passes it. So the recipe explains
+# Anchor's place, with 225 queries instead of 25, and not DAB's. Part of DAB's answer is in notebook 14, section 13: its
+# anchors start with random sides, and most of its distance to Conditional at step 250 comes from them.
 #
 # ### The map
 #
-# What neither recipe changes: a map of 8 x 8 places. Eight heads with four samples each can visit half of them in a
-# single step. On COCO's 25 x 38 they visit 3%, and a dense attention that *has* learned to look may use everything
-# else. Deformable DETR's own answer is more maps: AP 44.5 with four, 39.4 with one. This suspect we name and do not
-# convict. It would need larger scenes, and hours.
+# What neither recipe changes: a map of 8 x 8 places. Eight heads with four samples each name half as many points in a
+# single step. On COCO's 25 x 42 they name 3%, and a dense attention that *has* learned to look may use everything
+# else. Deformable DETR's own answer is more maps: AP 44.5 with four, 39.4 with one. We do not convict this suspect:
+# that would need larger scenes, and hours.
 #
 # ## 11. Run your own
 #
 # Choose the detectors and the minutes of training, all detectors together. They take turns in laps of 50 steps; next is
 # whoever has trained least. Stop it when you like (the stop button, or I I on the keyboard). Run the cell again, and it
-# goes on; give it more minutes, and it goes on further.
+# goes on; with more minutes, further.
 #
 # With half a minute you see the start. Try ten minutes, or `["dab", "conditional", "anchor"]`.
 
@@ -681,7 +697,7 @@ for name, form in papers.items():
               f"{count_steps(train, images=118_287):,} steps at a rate of {train.lr:g}")
 
 # %% [markdown]
-# The smoke form: all seven, each with its paper's head, loss and options, made tiny, for two steps on drawings.
+# The smoke form: all seven with their papers' heads, losses and options, made tiny, for two steps on drawings.
 
 # %%
 TINY = {"backbone": "small", "d_model": 32, "heads": 4, "encoder_layers": 1, "decoder_layers": 2,
@@ -706,16 +722,16 @@ for name in runs:
 # - **Three seeds.** Two bands of three that do not overlap come about by luck once in ten times. In section 7's middle
 #   group one pair of ten is clear (Anchor/DAB): that may be luck. Hardly DETR's and Deformable's: each is apart from all
 #   six others.
-# - **One rate for all** is one rate that suits somebody. Ours was chosen for DETR. A fair race would search the best
-#   rate for each, and then the search is part of the budget.
+# - **One rate for all** suits somebody. Ours was chosen for DETR. A fair race would search the best rate for each, and
+#   then the search is part of the budget.
 # - **An own recipe, scaled, is our reading.** A quarter of the queries and three times the rate are rules, not
-#   measurements. DETR's 300 epochs with a late fall do not fit into six. Deformable's four maps were left out.
+#   measurements. DETR's 300 epochs with a late fall do not fit into six.
 # - **Bands are of training seeds only.** Scenes, test scenes and recipe are the same within a band.
 # - **The backbone knows these things**, so classes come free, and the race is about places. COCO's is about both.
-# - **Papers' numbers are single runs** as a rule; tables do not say how far another seed would have landed. And they
-#   count differently: queries (Anchor's 300 points are 900 queries), operations, even epochs when batches differ.
-# - **Two 34.8s.** DETR's README has no 50-epoch figure. One is from Conditional DETR's README, one from SMCA's
-#   ablations (notebook 12).
+# - **Papers' numbers are single runs** as a rule: how far would another seed have landed? And they count differently:
+#   queries (Anchor's 300 points are 900 queries), operations, even epochs when batches differ.
+# - **Two 34.8s.** DETR's README has no 50-epoch figure. Conditional DETR's has one; so have SMCA's ablations (notebook
+#   12).
 #
 # ## Recap
 #
@@ -723,9 +739,8 @@ for name in runs:
 # - Name the level and the axis before the winner: steps, seconds, or images.
 # - All six cures beat DETR by far at equal steps. Deformable starts fastest; the five others, these seeds hardly tell
 #   apart in final AP.
-# - The order of our race is not the papers'. Half of the pairs that differ are within the seeds' noise; Deformable's
-#   place is not. Refinement is not the reason; the budget may be part of it, for Anchor the recipe is, too; the small
-#   map is a suspect.
+# - Our order is not the papers'. Half of the pairs that differ are within the seeds' noise; Deformable's place is not.
+#   Refinement is not the reason; the budget may be part of it; for Anchor the recipe is; the small map is a suspect.
 # - A fourth run leaves the range of three every other time. A check must widen the band, and say how.
 
 # %%
@@ -737,8 +752,7 @@ quiz("16")
 # **References**
 #
 # - N. Carion et al., *End-to-End Object Detection with Transformers*, 2020; figures: README of facebookresearch/detr.
-# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021; README of Atten4Vis/ConditionalDETR, also for
-#   DETR after 50 epochs.
+# - D. Meng et al., *Conditional DETR for Fast Training Convergence*, 2021; README of Atten4Vis/ConditionalDETR.
 # - X. Zhu et al., *Deformable DETR*, 2021; README of fundamentalvision/Deformable-DETR.
 # - P. Gao et al., *Fast Convergence of DETR with Spatially Modulated Co-Attention*, 2021.
 # - Y. Wang et al., *Anchor DETR: Query Design for Transformer-Based Object Detection*, 2022; README of

@@ -257,6 +257,7 @@ QUIZ = (
                "Against a stored matrix of weights, yes. A fused kernel stores none, and needs far less than RCDA."),
         Choice("Memory against attention that stores its weights; and time on large maps",
                "Yes. When the paper was written, storing them was what everyone did.", True),
-        Choice("Nothing", "On 4,096 tokens it took a third of the time and memory of attention with stored weights."),
+        Choice("Nothing",
+               "On 4,096 tokens it took about a third of the time and memory of attention with stored weights."),
     )),
 )
