@@ -39,6 +39,8 @@ from detr_mini.course.plots import (  # noqa: F401 (show: notebooks that draw tr
 from detr_mini.course.recorder import Recording
 from detr_mini.training import Step
 
+LETTER = (0.032, 0.078)  # width, height of a letter of a label, in panel widths, four panels in a row
+
 # ---------------------------------------------------------------- boxes
 
 
@@ -50,12 +52,32 @@ def frame(axes: Axes, box: Sequence[float], colour: str, width: float = 2.0, das
                                  linestyle=(0, (3, 2)) if dashed and ink == colour else "-"))
 
 
-def name_tag(axes: Axes, box: Sequence[float], text: str, colour: str) -> None:
-    """A small label at a box's upper left corner, inside the picture."""
-    ground = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-    width = axes.get_xlim()[1]
-    place, side = (max(1, box[0]), "left") if box[0] < 0.5 * width else (min(width - 1, box[2]), "right")
-    axes.text(place, max(9, box[1]), text, color=readable_on(colour), va="bottom", ha=side, fontsize=7.5, bbox=ground)
+def name_tag(
+    axes: Axes, box: Sequence[float], text: str, colour: str, taken: Sequence[tuple[float, ...]] = ()
+) -> tuple[float, ...]:
+    """A small label at a corner of a box, above it where it can be, inside the picture; returns where, xyxy in pixels.
+
+    taken: where other labels are. Of eight places at the box the first that covers none of them, or covers least.
+    """
+    width, height = axes.get_xlim()[1], axes.get_ylim()[0]
+    wide, high = width * LETTER[0] * len(text), width * LETTER[1]
+    places = []
+    for top, side in itertools.product((box[1] - high, box[3], box[1], box[3] - high), ("left", "right")):
+        top = min(max(top, 0), height - high)
+        left = min(max(box[0] if side == "left" else box[2] - wide, 1), width - 1 - wide)
+        places.append(((left, top, left + wide, top + high), side))
+    if box[0] >= 0.5 * width:  # the right corner first
+        places = [places[number ^ 1] for number in range(8)]
+    (left, top, right, bottom), side = min(places, key=lambda place: sum(shared(place[0], other) for other in taken))
+    axes.text(left if side == "left" else right, bottom, text, color=readable_on(colour), va="bottom", ha=side,
+              fontsize=7.5, bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2})
+    return left, top, right, bottom
+
+
+def shared(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two boxes (xyxy) share."""
+    wide, high = (min(one[end], other[end]) - max(one[end - 2], other[end - 2]) for end in (2, 3))
+    return max(wide, 0.0) * max(high, 0.0)
 
 
 def everything_said(
@@ -107,12 +129,12 @@ def found_and_missed(
         place.imshow(channels_last(image), interpolation="antialiased")
         for box in (cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height])).tolist():
             frame(place, box, INK, 1.3, dashed=True)
-        sure = result["scores"] >= threshold
+        sure, tags = result["scores"] >= threshold, []
         for label, score, box in zip(*(result[key][sure].tolist() for key in ("labels", "scores", "boxes")),
                                      strict=True):
             colour = COLOURS[label % len(COLOURS[:-1])]  # black is taken
             frame(place, box, colour)
-            name_tag(place, box, f"{classes[label]} {score:.2f}", colour)
+            tags.append(name_tag(place, box, f"{classes[label]} {score:.2f}", colour, tags))
         place.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
         bare(place, "")
     for place in axes[len(images):]:

@@ -181,7 +181,7 @@ OrderExplorer(picture, boxes, names, Listing(order=4))
 
 # %%
 reported = {  # epochs, AP on COCO val2017, all with a ResNet-50
-    "Faster R-CNN": (109, 42.0), "DETR": (500, 42.0), "DETR, stopped early": (50, 34.8),
+    "Faster R-CNN": (109, 42.0), "DETR": (500, 42.0), "DETR, shorter run": (50, 34.8),
     "Conditional DETR": (50, 41.0), "DAB-DETR": (50, 42.2), "Deformable DETR": (50, 44.5),
 }
 epochs = torch.tensor([epochs for epochs, _ in reported.values()])
@@ -195,7 +195,7 @@ assert (10 * epochs[3:] == epochs[1]).all()  # each of the three successors: a t
 
 # %% [markdown]
 # One look at the whole data set is called an **epoch**. Look at the two bars of DETR. Given enough time, DETR reached
-# what Faster R-CNN, a detector of the older kind, reached. Its successors needed a tenth of the epochs, and they
+# what Faster R-CNN, a detector of the older kind, reached. Its successors had a tenth of the epochs, and they
 # changed rather little.
 #
 # > **Why did DETR need 500 epochs? And what did the others change?**
@@ -274,7 +274,7 @@ check("00.same", same_boxes)
 # ### How far apart are two sets? (`00.distance`)
 #
 # *Stretch, 12 minutes.* The blue line of the explorer. Two lists of equally many boxes: try every order of the second
-# one, and return the **smallest** mean difference, over all 4 M numbers. There are few boxes, so it may take its time.
+# one, and return the **smallest** mean of |difference| over all 4 M numbers. There are few boxes, so it may take its time.
 
 # %% tags=["exercise"]
 def set_distance(first, second):

@@ -365,7 +365,7 @@ for step in range(41):
     query = (query - 0.05 * gradient).detach().requires_grad_()
 
 # %% [markdown]
-# The query gave up quiet and asks for central, because that is where high rents are. This is how DETR's queries learn
+# The query now asks for central above all, because that is where high rents are. This is how DETR's queries learn
 # where to look: from the error of the answer alone.
 #
 # ## 8. Hiding a key

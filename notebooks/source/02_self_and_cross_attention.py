@@ -77,7 +77,7 @@ reveal("02.plain", {2: "a", 0: "b", 1: "c"}[plain[0].argmax().item()],
        "Her coins times Ben's coins is 27. Hands hardly count beside that.")
 
 # %% [markdown]
-# Everybody stares at Ben. Nobody found whom they beat, and the answer is Ben's whole token. Three jobs were mixed up
+# Everybody stares at Ben. Only Cleo beats him, and the answer is Ben's whole token. Three jobs were mixed up
 # in one vector:
 #
 # - as a **query**, Ada should say *scissors*: what she looks for, and not what she is;

@@ -551,7 +551,7 @@ assert min(ends[:3]) > max(ends[3:])
 #   it is for.
 # - But not *all* of it. Queries that never met make fewer duplicates, too, the longer they train (the last lines
 #   above the picture). Each has a region of its own, and one-to-one matching (notebook 07) punishes every second box.
-# - The gap opens late. While boxes are only guesses, there is nothing to settle.
+# - The gap opens late. Why, we have not measured.
 # - Suppression repairs part of it. With NMS the three runs without meetings have 0.82 to 0.90. The one with meetings whose
 #   weights we have reaches 0.92.
 #

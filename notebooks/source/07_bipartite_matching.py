@@ -588,7 +588,7 @@ print(f"One to one:  {objects} pairs, and 0 objects have none.")
 # %% [markdown]
 # On the left, all predictions near a thing are praised for it. So all of them will say it again, and somebody must
 # clear up afterwards: NMS. On the right one is praised, and the others hear *no object*, although their boxes fit. To
-# obey they must know that somebody else has the thing already. That is why queries talk to each other, and why DETR,
+# obey it helps to know that somebody has the thing already. That is why queries talk to each other, and why DETR,
 # once it has learned to obey, needs no NMS. (Ours has not yet: notebook 06.)
 #
 # The price is on the right, too: one lesson per object and layer, where the left has three or four. Notebook 18 will return

@@ -699,7 +699,7 @@ check("08.labels", right_classes)
 # %% [markdown]
 # ### The box losses (`08.boxes`)
 #
-# *Core, 12 minutes.* L1 and GIoU of one image's matched pairs. `count` is the number of objects in the whole batch.
+# *Core, 12 minutes.* L1 and GIoU of one image's matched pairs, divided by `count`, the objects of the whole batch.
 
 # %% tags=["exercise"]
 def box_losses(boxes, wanted, pairs, count):

@@ -245,7 +245,7 @@ recording = recorder.recording()
 show(training_plots.filmstrip(recording, images=[7, 3], steps=[0, 50, 100, 400, STEPS]),
      alt="Two scenes at steps 0, 50, 100, 400 and 1,100. Step 0: one large box, 25 times. Step 50: one "
          "smaller box. Steps 100 and 400: many such boxes, spread evenly, alike in both scenes. At the end "
-         "they crowd on the things.")
+         "they crowd to the things.")
 centres = recording.boxes[:, -1, :, :, :2]  # (looks, B, Q, 2)
 between_queries = centres.std(dim=2).mean(dim=(1, 2))  # (looks,)
 between_images = centres.std(dim=1).mean(dim=(1, 2))  # (looks,)

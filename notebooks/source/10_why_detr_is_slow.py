@@ -254,7 +254,7 @@ print(f"DETR's boxes at step 400: IoU {dict(zip(*history(detr, 'iou')))[400]:.2f
 #   curves of section 1 rest. Acts one and two need no looking.
 # - **Entropy falls earlier than mass rises.** Attention becomes choosy first, and finds the objects later. So low
 #   entropy alone proves nothing.
-# - **SMCA starts ahead** (it was recorded for 1,000 steps). Its Gaussians are narrower than the image from step 0. That is
+# - **SMCA starts ahead** (it was recorded for 1,000 steps). Its attention is narrower than the image from step 0. That is
 #   a gift, not learned. And its mass rises from step 50 on, where DETR's needs 400 steps to begin.
 #
 # ### A control: looking, or habit?
@@ -495,8 +495,8 @@ assert ap["position x position"] > 0.9 * ap[None] and ap["position x content"] <
 
 # %% [markdown]
 # Address against address can go, almost free of charge. But then, how does a query know *where* anything is? No address
-# is ever added to what a token keeps. But the encoder has used addresses to decide who looks where, and what a token
-# collected tells where it stands. A linear readout shows how well.
+# is ever added to what a token keeps. But the backbone's padded border may tell a part, and the encoder has
+# used addresses to decide who looks where. A linear readout shows how much.
 
 # %%
 cell = (torch.arange(8) + 0.5) / 8

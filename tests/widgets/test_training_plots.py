@@ -1,5 +1,7 @@
 """Pictures of a training: what they get is what they draw, and a notebook full of them stays small."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -77,3 +79,16 @@ def test_heads_looks_and_gaze() -> None:
     panels = training_plots.gaze(torch.zeros(5, 8, 2)).axes
     assert [place.get_title(loc="left") for place in panels] == [f"head {head + 1}" for head in range(8)]
     assert len(panels[0].collections[0].get_offsets()) == 5
+
+
+def test_labels_keep_out_of_each_others_way() -> None:
+    """Two boxes on one thing have two readable labels, each at its box and inside the picture."""
+    axes = training_plots.scene(torch.zeros(3, 128, 128)).axes[0]
+    tags: list[tuple[float, ...]] = []
+    for box in ([20, 30, 60, 70], [22, 31, 62, 72], [90, 0, 127, 20], [92, 1, 128, 22]):
+        tags.append(training_plots.name_tag(axes, box, "cup 0.40", "black", tags))
+    assert all(training_plots.shared(one, other) == 0 for one, other in itertools.combinations(tags, 2))
+    assert all(0 <= left < right <= 128 and 0 <= top < bottom <= 128 for left, top, right, bottom in tags)
+    assert tags[0][0] == 20 and tags[0][3] == 30  # alone: above the upper left corner
+    assert training_plots.shared((0, 0, 4, 4), (3, 1, 9, 9)) == 3
+    assert not training_plots.shared((0, 0, 1, 1), (2, 0, 3, 1))

@@ -158,7 +158,7 @@ EXERCISES = (
 QUIZ = (
     Question("What does a detector return for one picture?", (
         Choice("One label for the whole picture", "That is a classifier. A detector also says where, and how often."),
-        Choice("A set of boxes, each with a class and a score", "Yes. A set: any number of them, in no order.", True),
+        Choice("A set of boxes, each with a class", "Yes. A set: any number of them, in no order.", True),
         Choice("A class for every pixel", "That is segmentation. A detector is content with boxes."),
     )),
     Question("Why is a set an awkward thing to learn?", (

@@ -279,7 +279,7 @@ EXERCISES = (
 QUIZ = (
     Question("Three predictions lie on the same cup. What are they told?", (
         Choice("All three: cup", "That is one to many. Then all three would say so, and NMS had to clear up."),
-        Choice("One: cup. Two: no object", "Yes. Two of them must learn to be silent, by asking the others.", True),
+        Choice("One: cup. Two: no object", "Yes. Two of them must learn to be silent.", True),
         Choice("The best one: cup. The others hear nothing",
                "They do hear something: no object. Otherwise they would never learn to be silent."),
     )),
