@@ -4,6 +4,7 @@ import io
 import time
 from collections.abc import Callable, Iterable
 
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -15,8 +16,10 @@ def quickest(answer: Callable, states: Iterable) -> float:
 
     The shortest, because everything else on the machine only adds to it: a neighbour who shares the core or its cache,
     and Python's garbage collection, which late in a session of four thousand tests takes longer than ten answers. On a
-    machine that draws more slowly than those on which the widgets were made, its seconds are counted as theirs.
+    machine that draws more slowly than those on which the widgets were made, its seconds are counted as theirs. On one
+    thread (the next test has its own number again): a second one that waits for a busy core would count as work.
     """
+    torch.set_num_threads(1)
     fixed, spent = [], []
     for state in states:
         fixed.append(seconds(draw))
