@@ -650,7 +650,7 @@ for claim, ours in {
     print(f"{claim:32} {ours}")
 
 # %% [markdown]
-# With and without refinement seeds overlap in between; two stages lead only at first. Why, we have not looked into. Five
+# In between refinement makes hardly a difference; two stages lead only at first. Why, we have not looked into. Five
 # more detectors write boxes relative to a place. All reach 0.5 well before DETR, so sampling is not the only way there.
 # How much of the gain here is due to it, we have not measured.
 #
