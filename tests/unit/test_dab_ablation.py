@@ -7,10 +7,24 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 
 from detr_mini import zoo
 from detr_mini.course import dab_ablation
-from detr_mini.course.dab_ablation import FORMS, RUNS, SEEDS, path_of, read_ablation, record, same_sides
+from detr_mini.course.dab_ablation import (
+    BRIDGE,
+    FORMS,
+    PLAIN,
+    RUNS,
+    SEEDS,
+    Form,
+    bridged,
+    build,
+    path_of,
+    read_ablation,
+    record,
+    same_sides,
+)
 from detr_mini.course.race_table import at_step, read_runs
 from detr_mini.files import DATA
 
@@ -22,6 +36,47 @@ def test_same_sides_leave_the_centres_alone() -> None:
     same_sides(model)
     anchors = model.decoder.query_embed.weight
     assert (anchors[:, 2:].sigmoid() == 0.5).all() and (anchors[:, :2] == centres).all() and anchors.requires_grad
+
+
+def test_with_all_parts_out_it_is_conditional_detr() -> None:
+    """The same weights give the same logits, boxes and gradients: nothing is left that could explain a distance."""
+    conditional = zoo.build("conditional")
+    recipe = replace(zoo.recipe("dab").model, **PLAIN)
+    bridge = build(bridged(*BRIDGE), recipe)
+    named = {name.replace("decoder.query_embed", "decoder.position_embed"): tensor
+             for name, tensor in conditional.state_dict().items()}
+    bridge.load_state_dict(named)
+    images, results = torch.rand(2, 3, 128, 96), []
+    for model in (conditional, bridge):
+        output = model.eval()(images)
+        (output.logits.sum() + (output.boxes * torch.arange(4)).sum()).backward()
+        learned = model.decoder.point_head.layers[0].weight, model.encoder.layers[0].norm1.weight
+        results.append((output, *(weight.grad for weight in learned)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("part", BRIDGE)
+def test_each_part_of_the_bridge_changes_the_detector(part: str) -> None:
+    """Fewer or other parameters, or another gradient of the anchors: no part is idle."""
+    recipe = replace(zoo.recipe("dab").model, **PLAIN)
+    told = []
+    for made in ((), ("position", "point") if part == "point" else (part,)):
+        torch.manual_seed(0)
+        model = build(Form("", PLAIN, made=made), recipe)
+        model(torch.rand(1, 3, 64, 64)).boxes[-1].sum().backward()
+        gradient = getattr(model.decoder, "query_embed", model.decoder.layers[0].norm1).weight.grad.norm().item()
+        told.append((len(list(model.parameters())), round(gradient, 9)))
+    assert told[0] != told[1]
+
+
+def test_parts_that_do_not_exist_are_refused() -> None:
+    """By name; and a point needs the vector it is made from."""
+    recipe = replace(zoo.recipe("dab").model, **PLAIN)
+    with pytest.raises(ValueError, match="no part 'norm': choose one of encoder, activation"):
+        build(bridged("norm"), recipe)
+    with pytest.raises(ValueError, match="add 'position'"):
+        build(bridged("point"), recipe)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
