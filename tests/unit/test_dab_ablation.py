@@ -64,7 +64,7 @@ def test_each_part_of_the_bridge_changes_the_detector(part: str) -> None:
     for made in ((), ("position", "point") if part == "point" else (part,)):
         torch.manual_seed(0)
         model = build(Form("", PLAIN, made=made), recipe)
-        model(torch.rand(1, 3, 64, 64)).boxes[-1].sum().backward()
+        model(torch.rand(1, 3, 64, 64)).logits[-1].sum().backward()
         gradient = getattr(model.decoder, "query_embed", model.decoder.layers[0].norm1).weight.grad.norm().item()
         told.append((len(list(model.parameters())), round(gradient, 9)))
     assert told[0] != told[1]
