@@ -49,3 +49,21 @@ def own_schedule(paper: TrainRecipe, images: int) -> TrainRecipe:
     """The paper's batch, clipping, slow groups, no warm-up; a backbone that learns, at a tenth of the rate."""
     rates = {"lr": RATE * paper.lr, "backbone_lr": RATE * paper.backbone_lr}
     return replace(paper, **rates, epochs=None, steps=images // paper.batch, drop=DROP)
+
+
+# What nearly all of these papers do alike, and the race does not: the rate falls, the backbone learns, clipping is
+# tight, nothing is warmed up. An own recipe changes these, too, so what it is worth is measured against this control.
+def shared_recipe(name: str, images: int = IMAGES) -> Recipe:
+    """The race's model, loss and batch for a detector, with the schedule that nearly all papers share.
+
+    images: the budget, as in `own_recipe`. Raises ValueError for a detector that is not there, and for a budget below
+    one batch.
+    """
+    ours = zoo.recipe(name, "scenes")
+    steps = images // ours.train.batch
+    if not steps:
+        raise ValueError(f"a budget of {images} images is less than one batch of {ours.train.batch}: choose more")
+    usual = TrainRecipe()  # DETR's: clipping at 0.1, no warm-up, the backbone at a tenth of the rate
+    train = replace(ours.train, backbone_lr=RATE * usual.backbone_lr, clip=usual.clip, warmup=usual.warmup, drop=DROP,
+                    steps=steps)
+    return replace(ours, train=train)

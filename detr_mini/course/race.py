@@ -2,9 +2,11 @@
 
     python -m detr_mini race --detectors detr --seeds 0 1 2 --steps 2500 --to data/runs/scenes
     python -m detr_mini race --own --detectors detr --seeds 0 1 2 --to data/runs/scenes_own
+    python -m detr_mini race --shared --detectors detr --seeds 0 1 2 --to data/runs/scenes_shared
 
-All detectors share one recipe, or each has its paper's own (own_recipe.py). A step is 16 images in both; with an own
-recipe whose batch is larger, there are as many fewer steps.
+All detectors share one recipe made for scenes, or one with what nearly all papers do alike, or each has its paper's own
+(own_recipe.py). A step is 16 images in all of them; with an own recipe whose batch is larger, there are as many fewer
+steps.
 
 Every run leaves one file, DETECTOR-seedN.jsonl. Its first line says where the figures come from (command, commit,
 machine, recipe); each further line is one evaluation. A run whose file is there is not repeated, and one that was
@@ -24,7 +26,7 @@ import torch
 
 from detr_mini import zoo
 from detr_mini.checkpoints import save_weights
-from detr_mini.course.own_recipe import own_recipe
+from detr_mini.course.own_recipe import own_recipe, shared_recipe
 from detr_mini.course.race_table import BATCH
 from detr_mini.data.scenes import Scenes
 from detr_mini.detr import Detr
@@ -39,32 +41,35 @@ HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 
 def race(
     detectors: list[str], seeds: list[int], steps: int | None, folder: Path, every: int = 250,
-    weights: Path | None = None, own: bool = False, change: dict[str, object] | None = None,
+    weights: Path | None = None, recipes: str = "race", change: dict[str, object] | None = None,
 ) -> list[Path]:
     """Run every detector with every seed; returns the files, old and new.
 
     steps: training steps of 16 images, None for each recipe's own. every: such steps between evaluations on 400
     held-out scenes. weights: a folder for the final weights of each detector's first seed, in half precision (in 8
-    bits when large). own: each paper's own recipe. change: fields of the model that get another value.
+    bits when large). recipes: one of RECIPES. change: fields of the model that get another value.
     Raises ValueError for an unknown detector, or a field that it does not have, before training.
     """
-    recipes = {name: changed(recipe_of(name, steps, own), change or {}) for name in detectors}
+    chosen = {name: changed(recipe_of(name, steps, recipes), change or {}) for name in detectors}
     files = []
     for name in detectors:
         for seed in seeds:
             path = folder / f"{name}-seed{seed}.jsonl"
             if not path.is_file():
                 keep = weights / f"{name}.safetensors" if weights and seed == seeds[0] else None
-                due = max(1, every * BATCH // recipes[name].train.batch) if own else every
-                run(name, recipes[name], seed, path, due, keep)
+                run(name, chosen[name], seed, path, max(1, every * BATCH // chosen[name].train.batch), keep)
             files.append(path)
     return files
 
 
-def recipe_of(name: str, steps: int | None, own: bool) -> Recipe:
-    """The recipe that all detectors share, or the paper's own for as many images."""
-    if own:
-        return own_recipe(name, steps * BATCH) if steps else own_recipe(name)
+# race: one recipe for all, made for scenes. own: each paper's. shared: the race's, with what nearly all papers do.
+RECIPES = {"race": None, "own": own_recipe, "shared": shared_recipe}
+
+
+def recipe_of(name: str, steps: int | None, recipes: str = "race") -> Recipe:
+    """A detector's recipe, one of RECIPES, for so many steps of 16 images (None: its own number)."""
+    if make := RECIPES[recipes]:
+        return make(name, steps * BATCH) if steps else make(name)
     return scenes_recipe(name, steps)
 
 

@@ -74,7 +74,7 @@ def in_a_process_of_its_own(name: str, own: bool) -> dict[str, float]:
 
 def measure(name: str, own: bool = False, steps: int = STEPS) -> dict[str, float]:
     """All figures of one detector; see MEASURED."""
-    recipe = recipe_of(name, None, own)
+    recipe = recipe_of(name, None, "own" if own else "race")
     torch.manual_seed(0)
     model = zoo.build(name, "scenes", recipe.model)
     scenes, train_set = Scenes(IMAGES, seed=HELD_OUT_SEED), Scenes(640, seed=0)
