@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from detr_mini.attention import xavier
 from detr_mini.course.race import HELD_OUT_SEED, evaluations, is_there, provenance, scenes_recipe, write_lines
@@ -36,6 +37,7 @@ from detr_mini.variants.dab import DabDecoder, DabDetr
 
 RUNS = DATA / "runs/dab_ablation"
 STEPS, EVERY, SEEDS = 250, 125, (0, 1, 2)
+QUICK = 20  # named before the first run: 250 steps then move an anchor as far as 5,000 do
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,40 @@ class Form:
 def same_sides(model: DabDetr) -> None:
     """Every anchor starts half as wide and high as the image, as Conditional DETR's boxes do. Centres stay random."""
     nn.init.zeros_(model.decoder.query_embed.weight[:, 2:].data)
+
+
+class Times(nn.Module):
+    """A parameter that is stored divided by a factor: one step of Adam moves it that much farther."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, stored: Tensor) -> Tensor:
+        return stored * self.factor
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value / self.factor
+
+
+def quick_anchors(model: DabDetr) -> None:
+    """The anchors learn QUICK times as fast as the rest; they start where they did."""
+    parametrize.register_parametrization(model.decoder.query_embed, "weight", Times(QUICK))
+
+
+def quick_same_sides(model: DabDetr) -> None:
+    """Both."""
+    same_sides(model)
+    quick_anchors(model)
+
+
+def start_as_points(model: DabDetr) -> None:
+    """The same sides, and the centres are where a fresh Conditional DETR's points are; still free numbers."""
+    same_sides(model)
+    width = model.recipe.d_model
+    with torch.no_grad():
+        points = xavier(MLP(width, width, 2))(torch.randn(model.recipe.queries, width))  # (Q, 2) logits
+        model.decoder.query_embed.weight[:, :2] = points
 
 
 BRIDGE = {
@@ -142,12 +178,18 @@ ORDER = tuple(BRIDGE)
 ON_THE_WAY = {f"up to {part}": bridged(*ORDER[: place + 1]) for place, part in enumerate(ORDER[:-1])}
 # One part at a time, so that a part's worth does not hang on the order alone. The first is "up to encoder".
 ALONE = {f"only {part}": bridged(part) for part in ORDER[1:4]} | {"only point": bridged("position", "point")}
-FORMS |= ON_THE_WAY | ALONE
+# Two controls for the last part: is it where the points start, or how far they get?
+CONTROLS = {
+    "started there": Form(f"{NEITHER}; centres start where Conditional DETR's points do", PLAIN, start_as_points),
+    "quick anchors": Form(f"{NEITHER}; anchors learn {QUICK} times as fast", PLAIN, quick_same_sides),
+    "whole, quick": Form(f"nothing is taken out; anchors learn {QUICK} times as fast", start=quick_anchors),
+}
+FORMS |= ON_THE_WAY | ALONE | CONTROLS
 
 
 def path_of(name: str, seed: int, folder: Path = RUNS) -> Path:
     """The file of a form's run."""
-    return folder / f"{name.replace(' ', '_')}-seed{seed}.jsonl"
+    return folder / f"{name.replace(',', '').replace(' ', '_')}-seed{seed}.jsonl"
 
 
 def record(name: str, seed: int = 0, folder: Path = RUNS, steps: int = STEPS, every: int = EVERY) -> Path:

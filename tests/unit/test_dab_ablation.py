@@ -15,12 +15,14 @@ from detr_mini.course.dab_ablation import (
     BRIDGE,
     FORMS,
     PLAIN,
+    QUICK,
     RUNS,
     SEEDS,
     Form,
     bridged,
     build,
     path_of,
+    quick_same_sides,
     read_ablation,
     record,
     same_sides,
@@ -68,6 +70,19 @@ def test_each_part_of_the_bridge_changes_the_detector(part: str) -> None:
         gradient = getattr(model.decoder, "query_embed", model.decoder.layers[0].norm1).weight.grad.norm().item()
         told.append((len(list(model.parameters())), round(gradient, 9)))
     assert told[0] != told[1]
+
+
+def test_quick_anchors_start_where_they_did_and_go_farther() -> None:
+    """The same anchors before the first step of Adam, QUICK times as far after it."""
+    moved = []
+    for start in (same_sides, quick_same_sides):
+        torch.manual_seed(0)
+        model = build(Form("", start=start), zoo.recipe("dab").model)
+        optimizer, before = torch.optim.Adam(model.parameters(), lr=1e-4), model.decoder.query_embed.weight.clone()
+        model(torch.rand(1, 3, 64, 64)).logits.sum().backward()
+        optimizer.step()
+        moved.append((model.decoder.query_embed.weight - before).abs().mean().item())
+    assert moved[1] == pytest.approx(QUICK * moved[0], rel=0.02)
 
 
 def test_parts_that_do_not_exist_are_refused() -> None:
