@@ -12,22 +12,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detr_mini import zoo
+from detr_mini.description import (
+    FORMAT,
+    SCALE,
+    CheckpointError,
+    in_words,
+    read_description,
+    read_facts,
+    shape_faults,
+)
 from detr_mini.detr import Detr
 from detr_mini.files import atomic
 from detr_mini.key_maps import KEY_MAPS, KeyMap, recognise, translate
 
-FORMAT = "detr_mini 1"
-SCALE = "/scale"  # behind the name of a tensor stored in 8 bits
+__all__ = ["CheckpointError", "read_facts", "save_weights", "load_weights", "read_official", "load_official"]
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # of BatchNorm, and of a tool that counts operations
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message names the file or tensor, and what was expected."""
 
 
 def save_weights(model: Detr, path: Path | str, half: bool = False, quarter: bool = False, **facts: object) -> None:
@@ -64,36 +68,14 @@ def from_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def read_facts(path: Path | str) -> dict[str, object]:
-    """What a weights file says about itself: format, system, recipe, and the facts it was saved with.
-
-    Raises FileNotFoundError, or CheckpointError when it is not a file of ours.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            written = file.metadata() or {}
-    except (SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}), as detr_mini saves them") from error
-    if written.get("format") != json.dumps(FORMAT):
-        found = written.get("format", "unknown")
-        raise CheckpointError(f"{path} is a safetensors file of format {found!r}, not {FORMAT!r}: not one of ours")
-    return {key: json.loads(value) for key, value in written.items()}
-
-
 def load_weights(path: Path | str) -> Detr:
     """The detector in a weights file, built from the recipe inside it, in eval mode, on the CPU.
 
     Raises FileNotFoundError, or CheckpointError naming what does not fit.
     """
-    facts = read_facts(path)
-    model = zoo.from_description(str(facts["system"]), dict(facts["recipe"]))
-    with safe_open(path, "pt") as file:
-        state = from_bytes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a dict)
-    check_names(model.state_dict(), state, str(path))
-    model.load_state_dict(state)
+    found = read_description(path)
+    model = zoo.build_bare(found.system, found.recipe)
+    model.load_state_dict(from_bytes(load_file(path)))
     return model.eval()
 
 
@@ -202,21 +184,12 @@ def strip(name: str) -> str:
 
 def faults_of(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, list[str]]:
     """Every missing, unexpected and wrongly shaped tensor by kind."""
-    return {
-        "missing": sorted(set(wanted) - set(given)),
-        "unexpected": sorted(set(given) - set(wanted)),
-        "wrong shape": [
-            f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in wanted if name in given and given[name].shape != wanted[name].shape
-        ],
-    }
+    return shape_faults(*({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (wanted, given)))
 
 
 def check_names(wanted: dict[str, Tensor], given: dict[str, Tensor], source: str) -> None:
     """CheckpointError naming every missing, unexpected and wrongly shaped tensor, if there are any."""
-    faults = faults_of(wanted, given)
-    if any(faults.values()):
-        said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+    if said := in_words(faults_of(wanted, given)):
         raise CheckpointError(f"{source} does not fit the model: {said}")
 
 

@@ -343,9 +343,13 @@ def make_loader(dataset: Dataset, recipe: Recipe, seed: int, order: Order, worke
 
 
 def describe(dataset: Dataset, recipe: Recipe) -> dict[str, object]:
-    """What a weights file needs to be used on its own: how images are prepared, and what the labels mean."""
+    """What a weights file needs to be used on its own: how images are prepared, and what the labels mean.
+
+    A class head may have more rows than the data has classes; those have no name.
+    """
     labels = {str(label): category for label, category in dataset.label_to_category.items()}
-    return {"data": asdict(recipe.data), "classes": list(dataset.classes), "label_to_category": labels}
+    classes = [*dataset.classes, *[None] * (recipe.model.classes - len(dataset.classes))]
+    return {"data": asdict(recipe.data), "classes": classes, "label_to_category": labels}
 
 
 class RunFolder:

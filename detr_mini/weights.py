@@ -14,16 +14,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from detr_mini import zoo
-from detr_mini.checkpoints import CheckpointError, load_official, load_weights, read_checkpoint, read_facts
+from detr_mini.checkpoints import CheckpointError, load_official, load_weights, read_checkpoint
 from detr_mini.data.archives import DownloadError
 from detr_mini.data.download import Archive, digest_of, fetch, only_one
 from detr_mini.data.scenes import cache_folder
+from detr_mini.description import read_description
 from detr_mini.detr import Detr
 from detr_mini.files import make_folder
 from detr_mini.official import coco_classes, recognise_form
 from detr_mini.published import Form, published
 from detr_mini.recipes import DataRecipe
 
+LONGEST_HEADER = 100_000_000  # bytes; the safetensors format allows no more
 DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.(pth|pt|safetensors)$")  # the start of its SHA-256 sum
 
 
@@ -74,12 +76,8 @@ def open_weights(place: Path | str, preset: str | None = None) -> Weights:
 
 def ours(path: Path) -> Weights:
     """A file of `train`."""
-    facts = read_facts(path)
-    data = None
-    if "data" in facts:
-        data = DataRecipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in facts["data"].items()})
-    categories = {int(label): category for label, category in facts.get("label_to_category", {}).items()}
-    return Weights(path, load_weights(path), data, list(facts.get("classes", [])), categories)
+    found = read_description(path)
+    return Weights(path, load_weights(path), found.data, found.classes, found.label_to_category)
 
 
 def official(path: Path, preset: str | None) -> Weights:
@@ -145,9 +143,19 @@ def first_bytes(path: Path) -> bytes:
         return file.read(512)
 
 
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that starts so is safetensors: the length of a header, 8 bytes, and the header's first brace.
+
+    The length can be any number, so its bytes say nothing by themselves: one file in 32 starts with 0x80, as a pickle
+    does. What tells them apart is byte 8. The length's bound is that of the format itself.
+    """
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER
+
+
 def is_pickle(path: Path) -> bool:
     """Whether a file is a `.pth`: a zip file (since PyTorch 1.6) or a bare pickle."""
-    return first_bytes(path).startswith((b"PK\x03\x04", b"\x80"))
+    start = first_bytes(path)
+    return start.startswith((b"PK\x03\x04", b"\x80")) and not is_safetensors(start)
 
 
 def require_weights(path: Path) -> None:
@@ -164,6 +172,6 @@ def require_weights(path: Path) -> None:
         )
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a pointer of Git LFS, not the file: fetch it with `git lfs pull`")
-    if start[8:9] != b"{" and not is_pickle(path):
+    if not is_safetensors(start) and not is_pickle(path):
         what = "is empty" if not start else f"starts with {start[:8]!r}"
         raise CheckpointError(f"{path} {what}: expected weights, a .safetensors file of `train` or an authors' .pth")

@@ -109,13 +109,9 @@ def build(name: str, preset: str = "scenes", model: ModelRecipe | None = None) -
     return detector
 
 
-def from_description(name: str, described: dict[str, object]) -> Detr:
-    """A detector from the name and the recipe that a weights file carries; ValueError for fields it does not know."""
-    shape = type(recipe(name, "coco").model)
-    try:
-        return entry(name).detector(shape(**described))
-    except TypeError as error:
-        raise ValueError(f"the recipe in this file does not fit {shape.__name__}: {error}") from error
+def build_bare(name: str, model: ModelRecipe) -> Detr:
+    """A detector whose weights are about to be loaded: as `build`, and no file is read."""
+    return entry(name).detector(model)
 
 
 def show_diff(name: str) -> SideBySide:

@@ -26,10 +26,11 @@ from detr_mini.boxes import cxcywh_to_xyxy, pairwise_iou
 from detr_mini.checkpoints import check_names, read_facts, save_weights
 from detr_mini.course.race import HELD_OUT_SEED, evaluations, is_there, provenance, scenes_recipe, write_lines
 from detr_mini.data.scenes import Scenes
+from detr_mini.description import fill
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, Predictions, average_precision, predict
 from detr_mini.files import DATA
-from detr_mini.recipes import Recipe
+from detr_mini.recipes import ModelRecipe, Recipe
 from detr_mini.training import Callback, Step, describe, fit
 
 NAME = "detr_without_meeting"
@@ -62,7 +63,7 @@ def load_without_meeting(path: Path | str = WEIGHTS) -> Detr:
     Raises FileNotFoundError, or CheckpointError for a file that is not one of ours or does not fit.
     """
     facts = read_facts(path)
-    model = without_meeting(zoo.from_description("detr", dict(facts["recipe"])))
+    model = without_meeting(zoo.build_bare("detr", fill(ModelRecipe, facts["recipe"], f"{path}: recipe")))
     state = {name: tensor.float() for name, tensor in load_file(path).items()}
     check_names(model.state_dict(), state, str(path))
     model.load_state_dict(state)

@@ -396,13 +396,13 @@ FAULTS += group(
      lambda g: g.evaluate(weights=g.put("page.pth", "<!DOCTYPE html><html></html>"))),
     ("safetensors of another tool", "changed.safetensors is a safetensors file of format 'pt', not 'detr_mini 1': ...",
      lambda g: g.evaluate(weights=g.weighed(lambda s, f: (f.clear(), f.update(format="pt"))))),
-    ("a tensor is missing", "changed.safetensors does not fit the model: missing: decoder.query_embed.weight",
+    ("a tensor is missing", "changed.safetensors: does not fit the model: missing: decoder.query_embed.weight",
      lambda g: g.evaluate(weights=g.weighed(lambda s, f: s.pop("decoder.query_embed.weight")))),
     ("a tensor of another shape",
-     "changed.safetensors does not fit the model: wrong shape: decoder.query_embed.weight (9, 32) instead of (6, 32)",
+     "changed.safetensors: does not fit the model: wrong shape: decoder.query_embed.weight (9, 32) instead of (6, 32)",
      lambda g: g.evaluate(weights=g.weighed(
          lambda s, f: s.update({"decoder.query_embed.weight": torch.zeros(9, 32)})))),
-    ("a recipe with a field of a later version", "the recipe in this file does not fit ModelRecipe: ...'depth'",
+    ("a recipe with a field of a later version", "changed.safetensors: recipe ... has no field 'depth': ...",
      lambda g: g.evaluate(weights=g.weighed(lambda s, f: f.update(
          recipe=json.dumps(json.loads(f["recipe"]) | {"depth": 3}))))),
     ("no word on how images are prepared",

@@ -292,7 +292,7 @@ def test_an_address_is_fetched_once_and_kept_in_the_cache(shrunk: Path, server: 
 
 def test_our_own_weights_come_from_an_address_too(shrunk: Path, server: Server, capsys) -> None:
     model = zoo.build("detr")
-    save_weights(model, shrunk / "a.safetensors", classes=["kite"], data={"eval_size": 64, "max_size": 64})
+    save_weights(model, shrunk / "a.safetensors", classes=["kite", *[None] * (model.recipe.classes - 1)], data={"eval_size": 64, "max_size": 64})
     server.body = (shrunk / "a.safetensors").read_bytes()
     photo = TINY_COCO / "val2017" / "000000000802.jpg"
     assert "found ->" in run(capsys, "detect", photo, "--weights", server.url.replace("data.zip", "a.safetensors"))
@@ -366,7 +366,7 @@ def test_every_other_file_gets_one_line(shrunk: Path, capsys) -> None:
     run_state = io.BytesIO()
     torch.save({"model": {"a": torch.zeros(1)}, "identity": "x", "step": 3}, run_state)
     (shrunk / "folder").mkdir()
-    save_weights(zoo.build("detr"), shrunk / "ours.safetensors", classes=["kite"])
+    save_weights(zoo.build("detr"), shrunk / "ours.safetensors", classes=["kite", *[None] * 9])
     for name, content, words in (
         ("cut.pth", half(whole), "cut.pth cannot be read as a checkpoint of tensors"),
         ("cut.safetensors", half(shrunk / "ours.safetensors"), "is not a whole safetensors file"),

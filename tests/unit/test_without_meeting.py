@@ -60,7 +60,7 @@ def test_the_shipped_detector_is_what_its_name_says():
     model = meetings.load_without_meeting()
     assert all(isinstance(layer.self_attention, meetings.NoMeeting) for layer in model.decoder.layers)
     assert read_facts(meetings.WEIGHTS)["recipe"] == read_facts(DATA / "weights" / "detr.safetensors")["recipe"]
-    with pytest.raises(ValueError, match="no detector 'detr_without_meeting'"):
+    with pytest.raises(ValueError, match="system is 'detr_without_meeting': this version knows"):
         load_weights(meetings.WEIGHTS)
     with pytest.raises(CheckpointError, match="unexpected: decoder.layers.0.self_attention"):
         meetings.load_without_meeting(DATA / "weights" / "detr.safetensors")
