@@ -42,7 +42,7 @@ from detr_mini.files import atomic
 
 HERE = Path(__file__).resolve().parent
 CELL_SECONDS = 900
-MAX_BYTES = 500_000
+MAX_BYTES = 600_000
 MIN_DESCRIPTION = 30  # characters
 OF_ONE_MACHINE = re.compile("|".join([r"/(home|Users|root|tmp|mnt|var/folders)/\S+", r"[A-Z]:\\Users\\\S+",
                                       r"/site-packages/\S+", re.escape(str(HERE.parent)) + r"\S*"]))

@@ -157,9 +157,12 @@ def matrix(
 def bars(
     values: Tensor | np.ndarray | Sequence, names: Sequence[str], *, title: str = "", xlabel: str = "",
     digits: int = 2, limits: tuple[float, float] | None = None, colours: Sequence[str] | None = None,
-    axes: Axes | None = None,
+    ranges: Sequence[tuple[float, float]] | None = None, axes: Axes | None = None,
 ) -> Figure:
-    """One lying bar per value, with its name on the left and its number at the end. limits: of the value axis."""
+    """One lying bar per value, with its name on the left and its number at the end. limits: of the value axis.
+
+    ranges: the lowest and the highest value behind each bar, drawn as a line across the bar's end.
+    """
     values = array(values)
     figure, axes = own_or(axes, WIDTH, 0.9 + 0.34 * len(values))
     axes.barh(range(len(values)), values, color=colours or BLUE, height=0.66)
@@ -167,6 +170,9 @@ def bars(
     room = (high - low or 1.0) * 0.14
     for row, value in enumerate(values):
         beyond, side = (0.1 * room, "left") if value >= 0 else (-0.1 * room, "right")
+        if ranges:
+            axes.plot(ranges[row], [row, row], color=INK, linewidth=1.5, marker="|", markersize=7)
+            beyond += ranges[row][1] - value if value >= 0 else ranges[row][0] - value
         axes.text(value + beyond, row, f"{value:.{digits}f}", va="center", ha=side)
     axes.set_xlim(low - (room if low < 0 else 0), high + room)
     axes.set_yticks(range(len(values)), names)

@@ -292,7 +292,8 @@ def test_an_address_is_fetched_once_and_kept_in_the_cache(shrunk: Path, server: 
 
 def test_our_own_weights_come_from_an_address_too(shrunk: Path, server: Server, capsys) -> None:
     model = zoo.build("detr")
-    save_weights(model, shrunk / "a.safetensors", classes=["kite", *[None] * (model.recipe.classes - 1)], data={"eval_size": 64, "max_size": 64})
+    classes = ["kite", *[None] * (model.recipe.classes - 1)]
+    save_weights(model, shrunk / "a.safetensors", classes=classes, data={"eval_size": 64, "max_size": 64})
     server.body = (shrunk / "a.safetensors").read_bytes()
     photo = TINY_COCO / "val2017" / "000000000802.jpg"
     assert "found ->" in run(capsys, "detect", photo, "--weights", server.url.replace("data.zip", "a.safetensors"))

@@ -250,8 +250,11 @@ QUIZ = (
     Question("On our scenes DAB-DETR learns more slowly than Conditional DETR. What did the runs of section 13 show?", (
         Choice("Modulation and updates slow it down",
                "Without them it was slower: AP50 0.13 after 250 steps, against 0.24."),
-        Choice("Starting all anchors with the same sides takes away over two thirds of the distance",
-               "Yes. Anchors hardly move in so short a training, and random sides have to be repaired.", True),
+        Choice("Its anchors start in worse places than Conditional DETR's points",
+               "That was a control: anchors that start where those points do are no better, 0.29 against 0.30."),
+        Choice("Its anchors are free numbers that hardly move in so few steps",
+               "Yes. When the anchors alone learn twenty times as fast, the distance to Conditional DETR is gone.",
+               True),
         Choice("The paper's claim is wrong",
                "Another data set, another schedule: on COCO anchors have some 370,000 steps in which to move."),
     )),
