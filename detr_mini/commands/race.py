@@ -23,6 +23,7 @@ def add_race(commands: argparse._SubParsersAction) -> None:
                          help="each paper's own recipe instead of one for all")
     command.add_argument("--shared", action="store_const", const="shared", dest="recipes",
                          help="one recipe for all, with the schedule that nearly all papers share")
+    command.add_argument("--batch", type=int, help="images per step, with --own or --shared; the images stay as many")
     command.add_argument(
         "--change", nargs="+", default=[], metavar="FIELD=VALUE",
         help="change fields of the model, e.g. refine=false (with --detectors)",
@@ -59,8 +60,10 @@ def run_race(options: argparse.Namespace) -> int | None:
     if options.change and not options.detectors:
         raise ValueError(f"--change {options.change[0]} needs --detectors: say whose model has this field")
     every, fields = positive(options.every, "--every"), fields_of(options.change)
-    print(plan(detectors, options.seeds, options.steps, options.to, options.recipes, fields), flush=True)
-    files = race(detectors, options.seeds, options.steps, options.to, every, options.weights, options.recipes, fields)
+    batch = options.batch and positive(options.batch, "--batch")
+    print(plan(detectors, options.seeds, options.steps, options.to, options.recipes, fields, batch), flush=True)
+    files = race(detectors, options.seeds, options.steps, options.to, every, options.weights, options.recipes, fields,
+                 batch)
     for path in files:
         last = json.loads(path.read_text().splitlines()[-1])
         said = f"{last['step']} steps, {last['seconds']:.0f} s, AP {last['ap']:.3f}, AP50 {last['ap50']:.3f}"
@@ -68,12 +71,13 @@ def run_race(options: argparse.Namespace) -> int | None:
 
 
 def plan(
-    detectors: list[str], seeds: list[int], steps: int | None, folder: Path, recipes: str, fields: dict[str, object]
+    detectors: list[str], seeds: list[int], steps: int | None, folder: Path, recipes: str, fields: dict[str, object],
+    batch: int | None = None,
 ) -> str:
     """What is there and what is to be trained; the arguments are those of `race`, and so are its ValueErrors."""
     from detr_mini.course.race import BATCH, changed, recipe_of
 
-    trains = {name: changed(recipe_of(name, steps, recipes), fields).train for name in detectors}
+    trains = {name: changed(recipe_of(name, steps, recipes, batch), fields).train for name in detectors}
     runs = {folder / f"{name}-seed{seed}.jsonl": trains[name] for name in detectors for seed in seeds}
     missing = [path for path in runs if not path.is_file()]
     begun = sum((path.with_suffix(".unfinished") / "last.pt").is_file() for path in missing)

@@ -17,13 +17,14 @@ RATE = 3  # our learning rate for one of COCO's: DETR's 1e-4 become the 3e-4 of 
 DROP = 40 / 50  # of the budget; DETR's 200 of 300 epochs belong to a schedule that is six times as long
 
 
-def own_recipe(name: str, images: int = IMAGES) -> Recipe:
+def own_recipe(name: str, images: int = IMAGES, batch: int | None = None) -> Recipe:
     """A detector's recipe for scenes that says what its paper's recipe for COCO says.
 
-    images: the budget, in training images; steps are as many as the paper's batch makes of it.
+    images: the budget, in training images; steps are as many as the paper's batch makes of it. batch: another one.
     Raises ValueError for a detector that is not there, and for a budget below one batch.
     """
     paper = zoo.recipe(name, "coco")
+    paper = replace(paper, train=replace(paper.train, batch=batch or paper.train.batch))
     if images < paper.train.batch:
         raise ValueError(f"a budget of {images} images is less than one batch of {paper.train.batch}: choose more")
     return Recipe(own_model(paper.model), paper.loss, SCENES_DATA, own_schedule(paper.train, images))
@@ -53,13 +54,14 @@ def own_schedule(paper: TrainRecipe, images: int) -> TrainRecipe:
 
 # What nearly all of these papers do alike, and the race does not: the rate falls, the backbone learns, clipping is
 # tight, nothing is warmed up. An own recipe changes these, too, so what it is worth is measured against this control.
-def shared_recipe(name: str, images: int = IMAGES) -> Recipe:
+def shared_recipe(name: str, images: int = IMAGES, batch: int | None = None) -> Recipe:
     """The race's model, loss and batch for a detector, with the schedule that nearly all papers share.
 
-    images: the budget, as in `own_recipe`. Raises ValueError for a detector that is not there, and for a budget below
+    images, batch: as in `own_recipe`. Raises ValueError for a detector that is not there, and for a budget below
     one batch.
     """
     ours = zoo.recipe(name, "scenes")
+    ours = replace(ours, train=replace(ours.train, batch=batch or ours.train.batch))
     steps = images // ours.train.batch
     if not steps:
         raise ValueError(f"a budget of {images} images is less than one batch of {ours.train.batch}: choose more")

@@ -42,15 +42,17 @@ HELD_OUT_SEED = 1_000_003  # no training seed comes near it
 def race(
     detectors: list[str], seeds: list[int], steps: int | None, folder: Path, every: int = 250,
     weights: Path | None = None, recipes: str = "race", change: dict[str, object] | None = None,
+    batch: int | None = None,
 ) -> list[Path]:
     """Run every detector with every seed; returns the files, old and new.
 
     steps: training steps of 16 images, None for each recipe's own. every: such steps between evaluations on 400
     held-out scenes. weights: a folder for the final weights of each detector's first seed, in half precision (in 8
     bits when large). recipes: one of RECIPES. change: fields of the model that get another value.
+    batch: images per step of an own or shared recipe, which then has as many more or fewer steps.
     Raises ValueError for an unknown detector, or a field that it does not have, before training.
     """
-    chosen = {name: changed(recipe_of(name, steps, recipes), change or {}) for name in detectors}
+    chosen = {name: changed(recipe_of(name, steps, recipes, batch), change or {}) for name in detectors}
     files = []
     for name in detectors:
         for seed in seeds:
@@ -66,10 +68,15 @@ def race(
 RECIPES = {"race": None, "own": own_recipe, "shared": shared_recipe}
 
 
-def recipe_of(name: str, steps: int | None, recipes: str = "race") -> Recipe:
-    """A detector's recipe, one of RECIPES, for so many steps of 16 images (None: its own number)."""
+def recipe_of(name: str, steps: int | None, recipes: str = "race", batch: int | None = None) -> Recipe:
+    """A detector's recipe, one of RECIPES, for so many steps of 16 images (None: its own number).
+
+    batch: as in `race`; ValueError with the race's own recipe, whose batch is 16.
+    """
     if make := RECIPES[recipes]:
-        return make(name, steps * BATCH) if steps else make(name)
+        return make(name, steps * BATCH, batch) if steps else make(name, batch=batch)
+    if batch:
+        raise ValueError(f"--batch {batch} goes with --own or --shared: the race's batch is {BATCH}")
     return scenes_recipe(name, steps)
 
 
