@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,18 +79,29 @@ def walk(folder: Path, links: bool = False) -> Iterator[tuple[Path, list[os.DirE
         yield place, [entry for entry in entries if not entry.is_dir()]
 
 
+def require_folder(folder: Path) -> Path:
+    """The folder; FileNotFoundError when it is not there."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data folder at {plain(folder)}; give the one with images and annotations")
+    return folder
+
+
 # --- splits
 
 
 def split_of(name: str) -> str | None:
     """The split that the name of a file or folder speaks of: "train", "val", "test", "trainval"; None for no split.
 
-    split_of("instances_Validation.json") is "val"; of several words the last counts (train_val_test names none).
+    split_of("instances_Validation.json") is "val"; train_val_test names none.
     """
-    words = [SPLIT_OF[word.lower()] for word in WORD.findall(name) if word.lower() in SPLIT_OF]
-    if len(set(words)) > 1 and set(words) <= {"train", "val"}:
+    words = [word.lower() for word in WORD.findall(re.sub("(?<=[a-z])(?=[A-Z])", " ", name))]
+    found = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
+    if "dev" in words and found == {"test", "val"}:  # COCO's test-dev
+        return "test"
+    if found == {"train", "val"}:
         return "trainval"
-    return words[0] if len(set(words)) == 1 else None
+    return found.pop() if len(found) == 1 else None
 
 
 def split_in(path: Path | str) -> str | None:
@@ -102,6 +113,54 @@ def split_in(path: Path | str) -> str | None:
 def wanted_split(name: str) -> str:
     """What a user who asks for a split means: valid and validation are val."""
     return SPLIT_OF.get(name.lower(), name)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set, as it was found.
+
+    name: "train", "val", "test"; a name of its own; "all" where the folder has no splits. form: "COCO", "Pascal VOC",
+    "YOLO", "imagefolder". source: the annotation file, or the folder of them. pictures: where its pictures are.
+    read: gives the three lists of COCO's format; what cannot be read is raised, or appended to the list it is given.
+    """
+
+    name: str
+    form: str
+    source: Path
+    pictures: "Pictures"
+    read: Callable[[list[str] | None], dict[str, list]]
+
+
+def tell(faults: list[str] | None, error: Exception) -> None:
+    """Raise an error, or note it where faults are collected."""
+    if faults is None:
+        raise error
+    faults.append(str(error))
+
+
+def choose_split(splits: list[Split], wanted: str, folder: Path) -> Split:
+    """The split that a user asks for; a folder without splits is all there is to train on.
+
+    Raises FileNotFoundError naming the splits that are there, and what to type.
+    """
+    name = wanted_split(wanted)
+    by_name = {split.name: split for split in splits}
+    found = by_name.get(wanted) or by_name.get(name) or (by_name.get("all") if name == "train" else None)
+    if found is None:
+        raise FileNotFoundError(f"no split '{plain(wanted)}' in {plain(folder)}: {what_there_is(by_name, name)}")
+    return found
+
+
+def what_there_is(names: Iterable[str], wanted: str) -> str:
+    """The splits of a folder in words, and what to type instead of the one that is not there."""
+    names = list(names)
+    if names == ["all"]:
+        there, first = "it has no splits", "all"
+    else:
+        there, first = f"there is {', '.join(map(plain, names))}", names[0]
+    advice = "--val-fraction 0.2 draws a fifth of the training pictures to validate on; " if wanted == "val" else ""
+    other = "--val-split" if wanted == "val" else "--split"
+    return f"{there}. {advice}{other} {plain(first)} takes {'all pictures' if first == 'all' else 'that one'}"
 
 
 # --- pictures
@@ -137,7 +196,7 @@ class Pictures:
 
     folder: nothing outside it is opened. first: the folder that names start from. also: further such folders.
     split: pictures in a folder of this split come before others. links: links that lead out of the folder are followed
-    (where a user has said that the pictures lie there).
+    (where a user has said that the pictures lie there). stem: a picture with another suffix will do.
 
     A name is looked up as it is stated; then without drive and leading folders, with backslashes turned, with %20
     decoded, and without regard to case and Unicode's normal form. The picture that shares most of the stated folders
@@ -146,9 +205,9 @@ class Pictures:
 
     def __init__(
         self, folder: Path, first: Path | None = None, split: str | None = None, links: bool = False,
-        also: Iterable[Path] = (),
+        also: Iterable[Path] = (), stem: bool = False,
     ) -> None:
-        self.folder, self.split, self.links = Path(folder), split, links
+        self.folder, self.split, self.links, self.stem = Path(folder), split, links, stem
         self.first = Path(first) if first else self.folder
         self.roots = [posixpath.normpath(os.path.relpath(place, self.folder).replace(os.sep, "/"))
                       for place in dict.fromkeys((self.first, *also, self.folder))]
@@ -189,8 +248,8 @@ class Pictures:
         """The same without the suffix."""
         return grouped(self.names, lambda name: one_form(posixpath.splitext(posixpath.basename(name))[0]))
 
-    def find(self, name: str, stem: bool = False) -> Place:
-        """The picture of a name. stem: one of another suffix, or of any where the name has none, will do."""
+    def find(self, name: str) -> Place:
+        """The picture of a name."""
         stated = self.first / name
         for way, text in variants(name):
             if (place := self.stated(text)) is not None:
@@ -202,18 +261,20 @@ class Pictures:
                                (self.by_form.get(one_form(tail[-1])), "case")):
                 if tail[-1] and found:
                     return self.choose(name, found, tail, how)
+        if place := self.of_stem(name):
+            return place
         if leaves(name):
-            return Place(stated, OUTSIDE, f"{plain(name)} leaves the data folder {plain(self.folder)}, and no picture of "
-                         "that name is in it: say where the pictures are with --images FOLDER")
-        return self.of_stem(name, stem) or Place(stated, MISSING, f"{plain(stated)} does not exist")
+            return Place(stated, OUTSIDE, f"{plain(name)} leaves the data folder {plain(self.folder)}, and no picture "
+                         "of that name is in it: say where the pictures are with --images FOLDER")
+        return Place(stated, MISSING, f"{plain(stated)} does not exist")
 
-    def of_stem(self, name: str, stem: bool) -> Place | None:
-        """The picture that differs in its suffix only."""
+    def of_stem(self, name: str) -> Place | None:
+        """The picture that differs in its suffix only, where that will do."""
         for _, text in variants(name):
             last = tail_of(text)[-1]
             bare, suffix = posixpath.splitext(last)
             whole = suffix.lower() not in IMAGE_SUFFIXES
-            if (whole or stem) and (found := self.by_stem.get(one_form(last if whole else bare))):
+            if (whole or self.stem) and (found := self.by_stem.get(one_form(last if whole else bare))):
                 return self.choose(name, found, tail_of(text), "suffix")
         return None
 
@@ -223,11 +284,10 @@ class Pictures:
             path = posixpath.normpath(posixpath.join(root, text))
             if (inside := self.names.get(path)) is not None:
                 return self.place(path, "stated") if inside else self.outside(path)
-        if leaves(text) and os.path.isfile(os.path.join(self.first, text)):
-            if self.holds(os.path.join(self.first, text)):
-                within = os.path.relpath(os.path.realpath(os.path.join(self.first, text)), self.real)
-                return self.place(within.replace(os.sep, "/"), "stated")
-            return self.outside(text)
+        for root in self.roots:  # what has no usual suffix, lies very deep, or behind a link or "../"
+            path = os.path.join(self.folder, root, text)
+            if os.path.isfile(path):
+                return Place(Path(path), "stated") if self.links or self.holds(path) else self.outside(text)
         return None
 
     def place(self, path: str, way: str) -> Place:
@@ -245,8 +305,8 @@ class Pictures:
         best = [path for path in ranked if self.rank(path, tail) == self.rank(ranked[0], tail)]
         if len(best) > 1:
             two = f"{plain(best[0])} and {plain(best[1])}"
-            return Place(self.first / name, AMBIGUOUS, f"{plain(name)} could be {two} in {plain(self.folder)}: say where "
-                         "the pictures are with --images FOLDER")
+            return Place(self.first / name, AMBIGUOUS, f"{plain(name)} could be {two} in {plain(self.folder)}: say "
+                         "where the pictures are with --images FOLDER")
         return self.place(best[0], way) if self.names[best[0]] else self.outside(best[0])
 
     def rank(self, path: str, tail: list[str]) -> tuple[int, int, int]:
@@ -277,14 +337,15 @@ def one_form(text: str) -> str:
 def variants(name: str) -> list[tuple[str, str]]:
     """(way, text) of what a stated name may mean, the likeliest first."""
     turned, decoded = name.replace("\\", "/"), unquote(name)
-    texts = {name: "stated", turned: "backslashes", decoded: "decoded", unquote(turned).replace("\\", "/"): "decoded"}
-    return [(way, text) for text, way in texts.items()]
+    texts: dict[str, str] = {}
+    for way, text in (("stated", name), ("backslashes", turned), ("decoded", decoded), ("decoded", unquote(turned))):
+        texts.setdefault(text, way)
+    return [(way, text) for text, way in texts.items() if "\0" not in text]
 
 
 def tail_of(text: str) -> list[str]:
-    """The parts of a path, without drive, query and what leads nowhere; at least one, which may be empty."""
-    path = ntpath.splitdrive(text)[1].replace("\\", "/") if "\\" in text or re.match(r"[A-Za-z]:", text) else text
-    path = re.sub(r"^[a-z]+://[^/]*/", "", path)
+    """The parts of a path, without address, drive and what leads nowhere; at least one, which may be empty."""
+    path = re.sub(r"^[a-z0-9]+://[^/]*/|^[A-Za-z]:", "", text)
     return [part for part in path.split("/") if part not in ("", ".", "..")] or [""]
 
 
