@@ -250,8 +250,6 @@ class CocoFolder(Dataset):
         self._all = parse_annotations(split.read(None), split.source, split.pictures)
         if refused := [place.said for place in self._all.places if place.lost and place.way != MISSING]:
             raise ValueError(f"{plain(split.source)}: {refused[0]} ({len(refused)} such pictures)")
-        if split.name == "all":
-            log.warning("%s has no splits: this is all of its images", plain(split.source))
         for note in self._all.notes:
             log.info("%s: %s", plain(split.source.name), note)
         self._map_labels(keep)

@@ -4,6 +4,7 @@ Every format (coco.py, voc.py, yolo.py, imagefolder.py) reads its lists, tells i
 so all of them take the same oddities, and every command means the same.
 """
 
+import logging
 import ntpath
 import os
 import posixpath
@@ -17,6 +18,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from detr_mini.printing import plain
+
+log = logging.getLogger("detr_mini")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".heic", ".heif",
                   ".avif")
@@ -148,6 +151,8 @@ def choose_split(splits: list[Split], wanted: str, folder: Path) -> Split:
     found = by_name.get(wanted) or by_name.get(name) or (by_name.get("all") if name == "train" else None)
     if found is None:
         raise FileNotFoundError(f"no split '{plain(wanted)}' in {plain(folder)}: {what_there_is(by_name, name)}")
+    if found.name not in (name, wanted):
+        log.warning("%s has no splits: '%s' is all of its images", plain(folder), plain(wanted))
     return found
 
 

@@ -152,7 +152,8 @@ def xml_folders(folder: Path) -> list[tuple[Path, list[Path]]]:
     found = []
     for place, entries in walk(folder):
         files = [place / entry.name for entry in entries if entry.name.lower().endswith(".xml")]
-        if files and any(is_voc(path) for path in files[:5]):
+        meant = place.name.lower() in XML_FOLDERS and not any(is_voc(path, b"<annotations") for path in files[:5])
+        if files and (meant or any(map(is_voc, files[:5]))):
             found.append((place, files))
     return found
 
@@ -162,10 +163,10 @@ def voc_files(place: Path) -> list[Path]:
     return next((files for found, files in xml_folders(place) if found == place), [])
 
 
-def is_voc(path: Path) -> bool:
-    """Whether an XML file begins as VOC's do."""
+def is_voc(path: Path, root: bytes = b"<annotation") -> bool:
+    """Whether an XML file begins as VOC's do, or with another root."""
     with path.open("rb") as file:
-        return bool(re.search(rb"<annotation[\s/>]", file.read(4096).replace(b"\0", b"")))
+        return bool(re.search(root + rb"[\s/>]", file.read(4096).replace(b"\0", b"")))
 
 
 def parts_of(folder: Path, place: Path, files: list[Path]) -> dict[str, VocPart]:
@@ -245,9 +246,6 @@ def voc_content(
 ) -> dict[str, list]:
     """XML files as the three lists of COCO's format; ids count from 1. Raises as `read_xml`, or notes it in faults."""
     names = class_names(folders)
-    if not names:
-        tell(faults, ValueError(f"no object in any XML file of {plain(folders[0])}; nothing can be trained or "
-                                "evaluated"))
     ids = {name: number for number, name in enumerate(names, start=1)}
     images, annotations = [], []
     for number, path in enumerate(files, start=1):
@@ -261,6 +259,9 @@ def voc_content(
             {"id": len(annotations) + place, "image_id": number, "category_id": ids[thing.pop("name")]} | thing
             for place, thing in enumerate(things, start=1)
         ]
+    if not names:
+        tell(faults, ValueError(f"no object in any XML file of {plain(folders[0])}; nothing can be trained or "
+                                "evaluated"))
     return {"images": images, "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in ids.items()]}
 

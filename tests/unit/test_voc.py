@@ -10,7 +10,7 @@ from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.data.coco import CocoFolder
-from detr_mini.data.layouts import find_splits, open_folder
+from detr_mini.data.layouts import open_folder
 from detr_mini.data.voc import parse_xml
 
 
@@ -56,8 +56,7 @@ def test_same_items_as_the_coco_file_of_the_same_boxes(tmp_path):
     truth = data.coco_ground_truth()
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "instances.json").write_text(json.dumps(truth))
-    (tmp_path / "coco" / "images").symlink_to(tmp_path / "voc" / "JPEGImages")
-    other = CocoFolder.open(tmp_path / "coco")
+    other = CocoFolder(tmp_path / "voc" / "JPEGImages", tmp_path / "coco" / "instances.json")
     assert other.coco_ground_truth() == truth and len(other) == len(data) == 2
     for (image, target), (again, twin) in zip(data, other, strict=True):
         assert torch.equal(image, again) and target.keys() == twin.keys()
@@ -78,7 +77,7 @@ def test_splits_are_the_lists_and_share_their_categories(tmp_path):
     train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")
     assert [path.name for path in map(train.path, range(2))] == ["a.png", "c.png"] and len(val) == 1
     assert train.label_to_category == val.label_to_category and train.classes == ["cat", "dog"]
-    with pytest.raises(FileNotFoundError, match=r"no split 'test' .*VOC's format"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'test' .*there is train, val"):
         open_folder(tmp_path, "test")
 
 
@@ -94,16 +93,18 @@ def test_other_layouts_are_found(tmp_path, layout, caplog):
     (source / "JPEGImages" / "a.png").rename(images / "a.png")
     (source / "Annotations" / "a.xml").rename(files / "a.xml")
     with caplog.at_level(logging.WARNING, logger="detr_mini"):
-        assert len(open_folder(tmp_path / "x", "val")[0][1]["labels"]) == 1
+        assert len(open_folder(tmp_path / "x", "val" if layout == "split folders" else "train")[0][1]["labels"]) == 1
     assert ("has no splits" in caplog.text) == (layout != "split folders")
 
 
-def test_nothing_that_is_understood_lists_both_formats(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_train.json.*VOC's format"):
+def test_nothing_that_is_understood_says_what_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no files"):
+        open_folder(tmp_path)
+    (tmp_path / "a.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n")
+    with pytest.raises(FileNotFoundError, match=r"It holds 1 \.csv files.*a table of boxes.*--annotations FILE"):
         open_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no data folder"):
         open_folder(tmp_path / "gone")
-    assert find_voc(tmp_path, "train") is None
 
 
 def test_picture_is_found_under_another_ending_and_size_read_from_it(tmp_path):
