@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,15 @@ class Annotations:
     unlisted: int  # annotations of images that the file does not list; they are left out
     places: list[Place] = field(default_factory=list)  # (I,) where the pictures are
     notes: list[str] = field(default_factory=list)  # what was read although it is odd
+
+    def of_images(self, rows: list[int]) -> "Annotations":
+        """The same of some of the images."""
+        new = np.full(len(self.image_ids), -1, dtype=np.int64)
+        new[rows] = np.arange(len(rows))
+        keep = new[self.rows] >= 0  # (N,)
+        arrays = {name: getattr(self, name)[keep] for name in ("category_ids", "boxes", "areas", "crowd")}
+        lists = {name: [getattr(self, name)[row] for row in rows] for name in ("image_ids", "file_names", "places")}
+        return replace(self, sizes=self.sizes[rows], rows=new[self.rows][keep], unlisted=0, notes=[], **arrays, **lists)
 
 
 # --- the fields

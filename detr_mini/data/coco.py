@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detr_mini.boxes import xyxy_to_cxcywh
-from detr_mini.data.annotations import clamp_boxes, load_lists, parse_annotations
+from detr_mini.data.annotations import Annotations, clamp_boxes, load_lists, parse_annotations
 from detr_mini.data.finding import (
     MISSING,
     Pictures,
@@ -247,24 +247,24 @@ class CocoFolder(Dataset):
     def _fill(self, split: Split, keep: bool) -> None:
         """Read everything. ValueError for pictures that are ambiguous or outside the folder."""
         self.split, self.images, self.annotations = split, split.pictures.first, split.source
-        self._all = parse_annotations(split.read(None), split.source, split.pictures)
-        if refused := [place.said for place in self._all.places if place.lost and place.way != MISSING]:
+        self.found: Annotations = parse_annotations(split.read(None), split.source, split.pictures)
+        if refused := [place.said for place in self.found.places if place.lost and place.way != MISSING]:
             raise ValueError(f"{plain(split.source)}: {refused[0]} ({len(refused)} such pictures)")
-        for note in self._all.notes:
+        for note in self.found.notes:
             log.info("%s: %s", plain(split.source.name), note)
         self._map_labels(keep)
         self._prepare()
 
     def _map_labels(self, keep: bool) -> None:
         """Fill classes, num_classes, label_to_category; log the mapping in one line."""
-        ids = [category["id"] for category in self._all.categories]
+        ids = [category["id"] for category in self.found.categories]
         if keep and max(ids) > MOST_LABELS:
             raise ValueError(f"{self.annotations}: category id {max(ids)} is too large to be a label; "
                              "leave keep_category_ids off")
         labels = ids if keep else range(len(ids))
         self.label_to_category: dict[int, int] = dict(zip(labels, ids, strict=True))
         self.classes: list[str | None] = [None] * (max(labels) + 1)
-        for label, category in zip(labels, self._all.categories, strict=True):
+        for label, category in zip(labels, self.found.categories, strict=True):
             self.classes[label] = category["name"]
         self.num_classes = len(self.classes)
         pairs = [f"{label}={self.classes[label]} (id {i})" for label, i in self.label_to_category.items()]
@@ -273,7 +273,7 @@ class CocoFolder(Dataset):
 
     def _prepare(self) -> None:
         """Training targets of all images as flat arrays sorted by image; log what was dropped in one line."""
-        found = self._all
+        found = self.found
         corners, alive, moved = clamp_boxes(found.boxes, found.sizes[found.rows])  # (N, 4), (N,), (N,)
         keep = alive & ~found.crowd  # (N,)
         order = np.flatnonzero(keep)[np.argsort(found.rows[keep], kind="stable")]  # (K,) kept ones, by image
@@ -291,26 +291,26 @@ class CocoFolder(Dataset):
 
     def __len__(self) -> int:
         """Number of images, those without objects included."""
-        return len(self._all.image_ids)
+        return len(self.found.image_ids)
 
     @property
     def image_ids(self) -> list[int]:
         """COCO image id of every index."""
-        return self._all.image_ids
+        return self.found.image_ids
 
     def path(self, index: int) -> Path:
         """Where the image file of an index is."""
-        return self._all.places[index].path
+        return self.found.places[index].path
 
     @property
     def file_names(self) -> list[str]:
         """The name of every image, as the annotations state it."""
-        return self._all.file_names
+        return self.found.file_names
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor | int]]:
         """Image and target. FileNotFoundError: no such file. ValueError: corrupt, or of another size."""
         index = range(len(self))[index]  # -1 is the last one; IndexError past the end
-        size = self._all.sizes[index]  # (2,) height, width
+        size = self.found.sizes[index]  # (2,) height, width
         try:
             image = read_image(self.path(index), tuple(size.tolist()))
         except (FileNotFoundError, ValueError) as error:
@@ -336,7 +336,7 @@ class CocoFolder(Dataset):
         COCO format: images, annotations (absolute x, y, width, height; area; iscrowd; category_id; numbered
         from 1, since pycocotools reads the id 0 as "no match"), categories.
         """
-        found = self._all
+        found = self.found
         images = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
             for image_id, name, (height, width) in zip(

@@ -53,6 +53,16 @@ def stated_splits(annotations: Path, images: Path | None, val_annotations: Path 
     return [first, stated(val_annotations, val_images or images, "val")]
 
 
+def with_images(split: Split, images: Path) -> Split:
+    """A split of a folder whose pictures lie elsewhere. FileNotFoundError when there is no such folder."""
+    if not Path(images).is_dir():
+        raise FileNotFoundError(f"no image folder at {plain(images)}; file names are looked up in it")
+    if split.form not in ("COCO", "imagefolder"):
+        raise ValueError(f"--images is for annotations in COCO's format, and these are in {split.form}'s: give the "
+                         "folder that holds both")
+    return replace(split, pictures=Pictures(images, split=split.pictures.split, links=True))
+
+
 def stated(annotations: Path, images: Path | None, name: str) -> Split:
     """One annotation file and its pictures as a split. Raises FileNotFoundError for a missing one."""
     annotations = Path(annotations)

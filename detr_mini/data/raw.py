@@ -48,6 +48,19 @@ class RawSplit:
         return self.name == "test" and self.annotations is not None and not len(self.annotations.rows)
 
 
+    @classmethod
+    def of(cls, dataset: object) -> "RawSplit":
+        """The split that a data set was made of; of a part of it, with its images only."""
+        rows = None
+        while hasattr(dataset, "dataset"):
+            here = getattr(dataset, "rows", None)
+            if here is not None:
+                rows = here if rows is None else [here[row] for row in rows]
+            dataset = dataset.dataset
+        found = dataset.found if rows is None else dataset.found.of_images(rows)
+        return cls(dataset.split.name, dataset.split.source, dataset.images, [], found)
+
+
 def read_raw(folder: Path, name: str) -> RawSplit:
     """One split of a folder by name, with every fault in its entries."""
     return read_split(choose_split(find_splits(folder), name, folder))

@@ -18,7 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
-from detr_mini.data.finding import Pictures, Split, is_litter, one_form, read_lines, split_in, split_of, tell, walk
+from detr_mini.data.finding import (
+    IMAGE_SUFFIXES,  # noqa: F401 - check_files.py takes it from here
+    Pictures,
+    Split,
+    is_litter,
+    one_form,
+    read_lines,
+    split_in,
+    split_of,
+    tell,
+    walk,
+)
 from detr_mini.printing import plain
 
 LARGEST = 10_000_000  # bytes; an XML file of one picture has a few thousand

@@ -12,7 +12,7 @@ from PIL import Image
 from detr_mini.__main__ import main
 from detr_mini.data.check import check_folder
 from detr_mini.data.check_files import pattern_of
-from detr_mini.data.raw import split_names
+from detr_mini.data.layouts import split_names
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
 
@@ -88,6 +88,13 @@ def repeat(c):
     c["annotations"].append(c["annotations"][0] | {"id": 9999})
 
 
+def renumbered(c, new):
+    for annotation in c["annotations"]:
+        annotation["category_id"] = new[annotation["category_id"]]
+    for category in c["categories"]:
+        category["id"] = new[category["id"]]
+
+
 FAULTS = {
     "a box that is no number": (box([1, 2, float("nan"), 4]), "broken entries", "error", 1),
     "a box of three numbers": (box([1, 2, 3]), "broken entries", "error", 1),
@@ -126,7 +133,14 @@ FAULTS = {
     "a file of the other split": (lambda c: c["images"][0].update(file_name="101.png"), "leakage", "error", 1),
     "a class only to validate on": (lambda c: c["annotations"].__delitem__(slice(0, None, 2)),
                                     "never trained", "error", 1),
-    "other names": (lambda c: c["categories"][0].update(name="lion"), "categories differ", "error", 2),
+    "other names": (lambda c: c["categories"][0].update(name="lion"), "categories differ", "error", 1),
+    "other numbers": (lambda c: renumbered(c, {1: 2, 2: 1}), "other numbers", "note", 2),
+    "a class in one split only": (lambda c: c["categories"].append({"id": 3, "name": "cow"}),
+                                  "listed in one split", "note", 1),
+    "names that differ in case only": (lambda c: c["categories"].append({"id": 3, "name": "Cat"}),
+                                       "nearly the same name", "warning", 1),
+    "ids in quotes": (lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
+                      "read as", "note", 0),
 }
 
 
@@ -206,7 +220,7 @@ def test_splits_of_every_layout_are_named(tmp_path, good):
     for split in ("train", "valid", "test"):
         (tmp_path / "x" / split).mkdir(parents=True)
         (tmp_path / "x" / split / "_annotations.coco.json").write_text(json.dumps(content(1)))
-    assert split_names(tmp_path / "x") == ["train", "valid", "test"]
+    assert split_names(tmp_path / "x") == ["train", "val", "test"]
     (tmp_path / "y").mkdir()
     picture(1).save(tmp_path / "y" / "a.png")
     (tmp_path / "y" / "a.xml").write_text("<annotation/>")
@@ -240,7 +254,7 @@ def test_boxes_are_drawn_where_they_are(good):
 
 
 def test_mistakes_get_one_line(tmp_path, capsys):
-    for folder, words in ((tmp_path / "gone", "no data folder"), (tmp_path, "no split 'train'")):
+    for folder, words in ((tmp_path / "gone", "no data folder"), (tmp_path, "holds no files")):
         assert main(["check", str(folder)]) == 1
         said = capsys.readouterr().err.strip().splitlines()
         assert said[-1].startswith("error: ") and words in said[-1]
