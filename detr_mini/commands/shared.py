@@ -136,7 +136,8 @@ def require_sound(datasets: list, what: str, options: argparse.Namespace) -> Non
         amount = f"{first.count} " if first.count else ""
         said = f"{first.split}: {first.kind}: {amount}{first.message}{example}{more}"
         raise ValueError(
-            f"{counted(errors)} in the data, so {what} would mislead. {said}. See all with `{check_command(options)}`, or go on with --despite-errors"
+            f"{counted(errors)} in the data, so {what} would mislead. {said}. "
+            f"See all with `{check_command(options)}`, or go on with --despite-errors"
         )
 
 
