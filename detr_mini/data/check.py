@@ -170,10 +170,15 @@ def same_file_findings(splits: list[RawSplit]) -> list[Finding]:
     if len(splits) < 2:
         return []
     paths = [{split.path(row).resolve() for row in range(len(split.annotations.image_ids))} for split in splits]
-    pairs = [(splits[a].name, splits[b].name, paths[a] & paths[b]) for a in range(len(splits)) for b in range(a)]
+    pairs = [(splits[b].name, splits[a].name, paths[a] & paths[b]) for a in range(len(splits)) for b in range(a)]
     return [one for first, second, both in pairs for one in found(
-        "error", "leakage", f"{second} and {first}", [shorten(path) for path in sorted(both)],
+        leak_level(splits, first, second), "leakage", f"{first} and {second}", [shorten(path) for path in sorted(both)],
         "pictures are in both splits, so figures on one flatter: remove them from one")]
+
+
+def leak_level(splits: list[RawSplit], *names: str) -> str:
+    """How bad it is that two splits share pictures: only a note where one has no annotations, so no figures either."""
+    return "note" if any(split.unannotated for split in splits if split.name in names) else "error"
 
 
 def file_findings(name: str, seen: list[Seen]) -> list[Finding]:
@@ -204,7 +209,8 @@ def across(splits: list[RawSplit], seen: dict[str, list[Seen]]) -> list[Finding]
     for first, second in check_files.pairs_of(seen):
         pair = f"{first} and {second}"
         same = check_files.shared(seen[first], seen[second])
-        findings += found("error", "leakage", pair, [f"{shorten(a)} = {shorten(b)}" for a, b in same],
+        findings += found(leak_level(splits, first, second), "leakage", pair,
+                          [f"{shorten(a)} = {shorten(b)}" for a, b in same],
                           "pictures are in both splits, so figures on one flatter: remove them from one")
         alike = check_files.alike(seen[first], seen[second])
         findings += found("warning", "look-alikes", pair, [f"{shorten(a)} ~ {shorten(b)}" for a, b in alike or []],

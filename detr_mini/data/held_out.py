@@ -21,7 +21,7 @@ ROBOFLOW = re.compile(r"(_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-f]{6,}$", re.I
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio writes this before each name
 NUMBER = re.compile(r"[-_. ]*(frame|tile|crop|patch|slice|part|row|col|aug|f|t|x|y|r|c|v)?[-_. ]*\d+$", re.I)
 CUT = re.compile(r"frame|tile|crop|patch|slice|aug", re.I)  # words for pictures that were cut from another
-MOST_OF_ONE = 2.0  # times the pictures wanted: a source with more is not set aside whole
+MOST = 1.5  # times the pictures wanted: where whole sources come to more, they are too large to be set aside whole
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ def draw(names: list[str], fraction: float) -> Draw:
         raise ValueError(f"--val-fraction {fraction:g} of {len(names)} pictures is {wanted}: give one that leaves some "
                          "on both sides")
     sources = by_source(names)
-    if max(map(len, sources.values())) > MOST_OF_ONE * wanted:
+    chosen = whole_sources(sources, wanted)
+    if len(chosen) > MOST * wanted:
         chosen = last_of_each(sources, names, fraction)
         said = f"the last ones of each of {len(sources)} sources, told by their names"
     else:
-        chosen = whole_sources(sources, wanted)
         together = sum(len(rows) > 1 for rows in sources.values())
         said = "drawn by their names" + f", {together} groups of one source kept together" * bool(together)
     rows = sorted(chosen)
