@@ -1,4 +1,4 @@
-"""Every folder of cases.py through check, train, evaluate and detect: the right outcome of each, and no disagreement."""
+"""Every folder of cases.py through check, train, evaluate and detect: the right outcome of each."""
 
 import os
 from pathlib import Path
