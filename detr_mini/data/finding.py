@@ -258,9 +258,8 @@ class Pictures:
         stated = self.first / name
         for way, text in variants(name):
             if (place := self.stated(text)) is not None:
-                if place.way == OUTSIDE:
-                    return place
-                return place if way == "stated" else Place(place.path, way)
+                return place if place.lost else Place(place.path, way)
+        for way, text in variants(name):
             tail = tail_of(text)
             for found, how in ((self.by_name.get(tail[-1]), "elsewhere" if way == "stated" else way),
                                (self.by_form.get(one_form(tail[-1])), "case")):

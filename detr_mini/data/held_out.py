@@ -19,7 +19,9 @@ from detr_mini.printing import plain
 FILE = "held_out.json"
 ROBOFLOW = re.compile(r"(_(jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-f]{6,}$", re.I)
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio writes this before each name
-NUMBER = re.compile(r"[-_. ]*(frame|tile|crop|patch|slice|part|row|col|aug|f|t|x|y|r|c|v)?[-_. ]*\d+$", re.I)
+NUMBER = re.compile(r"(?P<before>[-_. ]*)(?P<word>frame|tile|crop|patch|slice|part|row|col|aug|(?<=[-_. ])[xyrc])?"
+                    r"[-_. ]*(?P<digits>\d+)$", re.I)
+PLACES = ("x", "y", "r", "c", "row", "col")  # words for where in a picture a tile was
 CUT = re.compile(r"frame|tile|crop|patch|slice|aug", re.I)  # words for pictures that were cut from another
 MOST = 1.5  # times the pictures wanted: where whole sources come to more, they are too large to be set aside whole
 
@@ -35,9 +37,9 @@ class Draw:
 
 def draw(names: list[str], fraction: float) -> Draw:
     """Set a part of the pictures aside; ValueError for a fraction that leaves one side empty."""
-    wanted = round(fraction * len(names))
     if not 0 < fraction < 1:
         raise ValueError(f"--val-fraction is {fraction}: give a number between 0 and 1, such as 0.2")
+    wanted = round(fraction * len(names))
     if not 0 < wanted < len(names):
         raise ValueError(f"--val-fraction {fraction:g} of {len(names)} pictures is {wanted}: give one that leaves some "
                          "on both sides")
@@ -75,8 +77,14 @@ def without_copy(name: str) -> str:
 def without_number(source: str) -> str:
     """A name without the numbers at its end (film_0001, tile_3_4)."""
     folder, _, stem = source.rpartition("/")
-    while (shorter := NUMBER.sub("", stem)) != stem:
-        stem = shorter
+    digits = 0
+    while found := NUMBER.search(stem):
+        place = (found["word"] or "").lower() in PLACES
+        if digits and not found["word"] and not (found["before"] and len(found["digits"]) == digits):
+            break  # the 1 in film1_0007 belongs to the film, the 3 in tile_3_4 to the tile
+        stem, digits = stem[: found.start()], len(found["digits"])
+        if found["word"] and not place:
+            break
     return f"{folder}/{stem}"
 
 
