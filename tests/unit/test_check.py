@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 from detr_mini.__main__ import main
+from detr_mini.data.annotations import parse_annotations
 from detr_mini.data.check import check_folder
 from detr_mini.data.check_files import pattern_of
+from detr_mini.data.finding import Pictures
 from detr_mini.data.layouts import split_names
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
@@ -160,6 +163,27 @@ def test_files_that_are_broken_unlisted_or_copied_are_found(good):
     assert found["broken files"] == ("error", 1) and found["unlisted files"] == ("warning", 1)
     assert found["same picture twice"] == ("warning", 1) and found["leakage"] == ("error", 1)
     assert set(kinds(good, quick=True)) == {"unlisted files"}  # decodes nothing
+
+
+def test_missing_and_unlisted_that_are_the_same_pictures_are_told_once(good):
+    changed(good, lambda c: [image.update(file_name=f"x{image['file_name']}") for image in c["images"]])
+    found = {one.kind: one for one in check_folder(good).findings}
+    assert (found["missing files"].level, found["missing files"].count) == ("error", 12)
+    assert (found["unlisted files"].level, found["unlisted files"].count) == ("note", 12)
+    assert "while 12 that are listed are missing: have they other names now?" in found["unlisted files"].message
+
+
+def test_one_repeated_id_among_60_000_is_found_in_a_moment(tmp_path):
+    content = {"images": [{"id": i, "file_name": "a.png", "width": 9, "height": 9} for i in range(60_000)],
+               "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    content["images"][-1]["id"] = 59_000
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"a\.json: two images have the id 59000; ids must be unique"):
+        parse_annotations(content, tmp_path / "a.json")
+    faults: list[str] = []
+    parse_annotations(content, tmp_path / "a.json", Pictures(tmp_path), faults)
+    assert faults == [f"{tmp_path / 'a.json'}: 2 images have the id 59000; ids must be unique"]
+    assert time.process_time() - started < 10  # counting each id anew took 42 s
 
 
 def test_a_copy_of_lower_quality_looks_alike_and_other_pictures_do_not(good):

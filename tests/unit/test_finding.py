@@ -33,7 +33,8 @@ def test_text_in_another_encoding_is_an_error_that_names_the_file(tmp_path):
 @pytest.mark.parametrize("name, split", {
     "train": "train", "Train": "train", "instances_Train": "train", "train2017": "train", "trainImages": "train",
     "training": "train", "valid": "val", "Validation": "val", "instances_val2017": "val", "dev": "val",
-    "my-val-1": "val", "test": "test", "test-dev2017": "test", "trainval": "trainval", "train_val": "trainval", "train_val_test": None,
+    "my-val-1": "val", "test": "test", "test-dev2017": "test", "trainval": "trainval", "train_val": "trainval",
+    "train_val_test": None,
     "default": None, "strain": None, "images": None, "validity": None, "contest": None,
 }.items())
 def test_split_of_a_name(name, split):
