@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from detr_mini.data.labels import labelled_as
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
 from detr_mini.recipes import DataRecipe
@@ -277,6 +278,11 @@ def evaluate(
     workers: int = 0,
     top_k: int = 100,
 ) -> AveragePrecision:
-    """COCO average precision of a detector on a data set (or its first `limit` images); see `predict`."""
+    """COCO average precision of a detector on a data set (or its first `limit` images); see `predict`.
+
+    Where `fit` trained the detector, classes are matched by name: a data set that numbers them otherwise is judged
+    rightly. Raises ValueError when there is no class in common.
+    """
+    dataset = labelled_as(dataset, getattr(model, "class_names", None))
     predictions = predict(model, dataset, recipe, batch_size, device, limit, progress, workers, top_k)
     return average_precision(dataset, predictions, image_ids=predictions)

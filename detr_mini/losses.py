@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou
 from detr_mini.decoder import DetectorOutput
-from detr_mini.matching import HungarianMatcher, Matches
+from detr_mini.matching import HungarianMatcher, Matches, with_empties
 from detr_mini.recipes import LossRecipe
 
 
@@ -76,6 +76,7 @@ class SetCriterion(nn.Module):
         self.proposal_matches: Matches | None = None
 
     def forward(self, output: DetectorOutput, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        targets = with_empties(targets)
         self.check(targets)
         losses, self.matches = self.of_layers(output, targets)
         if output.proposals is not None:

@@ -42,6 +42,25 @@ def focal_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     return positive - negative
 
 
+def with_empties(targets: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Targets in which every image without objects has labels (0,) of whole numbers and boxes (0, 4).
+
+    `torch.tensor([])`, which is what a list without entries becomes, is (0,) of floats for both. ValueError naming the
+    image for labels or boxes of another shape.
+    """
+    tidy = []
+    for number, target in enumerate(targets):
+        labels, boxes = target["labels"], target["boxes"]
+        if labels.numel() == 0 and boxes.numel() == 0:
+            target = target | {"labels": labels.new_zeros(0, dtype=torch.long), "boxes": boxes.new_zeros(0, 4)}
+        elif labels.ndim != 1 or boxes.shape != (len(labels), 4):
+            which = f"image {number} of the batch (image_id {target.get('image_id', '?')})"
+            raise ValueError(f"{which} has labels {tuple(labels.shape)} and boxes {tuple(boxes.shape)}: give labels "
+                             "(M,) and boxes (M, 4), one row for each object")
+        tidy.append(target)
+    return tidy
+
+
 def pad_targets(targets: list[dict[str, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Targets of unequal number as one tensor each: labels (B, M) and boxes (B, M, 4), filled up with label 0
     and a box of the whole image, where M is the largest number of objects."""
@@ -97,6 +116,7 @@ class HungarianMatcher:
 
         Raises ValueError naming layer and image where a cost is not finite.
         """
+        targets = with_empties(targets)
         labels, wanted = pad_targets(targets, boxes.device)
         costs = self.costs(logits.float(), boxes.float(), labels, wanted).cpu()  # the one copy to the host
         rows = []

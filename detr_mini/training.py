@@ -8,6 +8,7 @@ same weights, bit by bit on a CPU, as one that was left in peace.
 """
 
 import errno
+import hashlib
 import json
 import os
 import time
@@ -25,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from detr_mini.checkpoints import save_weights
+from detr_mini.data.first_look import look_at_first
+from detr_mini.data.labels import listed
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Batch, build_transform, normalise_last
 from detr_mini.decoder import DetectorOutput
@@ -33,6 +36,7 @@ from detr_mini.evaluation import AveragePrecision
 from detr_mini.files import atomic, make_folder, unwritten
 from detr_mini.losses import SetCriterion
 from detr_mini.matching import Matches
+from detr_mini.printing import plain
 from detr_mini.recipes import Recipe, TrainRecipe
 
 
@@ -91,10 +95,12 @@ def fit(
     "fp16". processes: how many have to take part; None accepts any number. compiled: through torch.compile.
     recompute: the encoder computes its activations a second time instead of keeping them: less memory, more time.
 
-    Raises TrainingError when the loss is not finite (naming the images), when the folder holds another run, when
-    fewer or more processes run than asked for, and when the batch cannot be shared out evenly. LoadingError when a
-    process that loads images was killed; OSError, naming the file, when one cannot be written.
+    Raises ValueError for items of a data set that are not what is expected, see `first_look`. TrainingError when the
+    loss is not finite (naming the images), when the folder holds another run, when fewer or more processes run than
+    asked for, and when the batch cannot be shared out evenly. LoadingError when a process that loads images was
+    killed; OSError, naming the file, when one cannot be written.
     """
+    look_at_first(dataset, recipe.model.classes)
     accelerator = make_accelerator(precision, accumulate, compiled, processes)
     train, total_steps = recipe.train, count_steps(recipe.train, len(dataset))
     criterion = SetCriterion(recipe.loss, recipe.model.classes, recipe.model.head)
@@ -103,6 +109,7 @@ def fit(
     with RunFolder(folder, recipe, seed, dataset, accelerator, tensorboard) as keeper, workers_errors():
         first, run = keeper.resume(model, optimizer)
         model.encoder.recompute = recompute
+        model.class_names = list(dataset.classes)  # `evaluate` matches another data set's classes by name
         model, optimizer = accelerator.prepare(model.train(), optimizer)
         bare = accelerator.unwrap_model(model, keep_torch_compile=False)
         take_step = Stepper(accelerator, model, criterion, optimizer, train.clip)
@@ -352,6 +359,55 @@ def describe(dataset: Dataset, recipe: Recipe) -> dict[str, object]:
     return {"data": asdict(recipe.data), "classes": classes, "label_to_category": labels}
 
 
+def identity_of(recipe: Recipe, seed: int, dataset: Dataset) -> dict[str, object]:
+    """What makes a run the same run: recipe, seed, classes in their order, and the data."""
+    return {"recipe": asdict(recipe), "seed": seed, "classes": list(dataset.classes), "data": fingerprint(dataset)}
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A checksum of what is annotated: pictures by name, and classes, boxes and crowds by name and place.
+
+    Neither folders nor numbers of categories count, so data may be moved, or exported with other ids. Of a data set
+    without names of files (generated ones; yours in a notebook) only the number of items is known.
+    """
+    if not hasattr(dataset, "file_names"):
+        return f"{len(dataset)} items"
+    truth = dataset.coco_ground_truth()
+    label_of = {category: label for label, category in dataset.label_to_category.items()}
+    row_of = {image["id"]: row for row, image in enumerate(truth["images"])}
+    names = [name.replace("\\", "/").rpartition("/")[2] for name in dataset.file_names]
+    content = [len(dataset), names, [[image["height"], image["width"]] for image in truth["images"]]]
+    content += [[row_of[thing["image_id"]], label_of[thing["category_id"]], thing["bbox"], thing["iscrowd"]]
+                for thing in truth["annotations"]]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return f"{len(dataset)} images, {len(truth['annotations'])} annotations, {digest}"
+
+
+def differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
+    """What makes two identities those of two runs, in words."""
+    words = []
+    if "classes" not in before:
+        return ["classes and data that were not written down, as older versions did"]
+    if fields := changed_fields(before["recipe"], now["recipe"]):
+        words.append(f"another recipe ({', '.join(fields)})")
+    if before["seed"] != now["seed"]:
+        words.append(f"another seed ({before['seed']}, now {now['seed']})")
+    if (old := before["classes"]) != now["classes"]:
+        names = [listed([str(name) for name in classes]) for classes in (old, now["classes"])]
+        words.append(f"other classes, or in another order ({names[0]}; now {names[1]})")
+    elif before["data"] != now["data"]:
+        words.append(f"other data ({before['data']}; now {now['data']})")
+    return words
+
+
+def changed_fields(before: dict, now: dict, shown: int = 3) -> list[str]:
+    """Fields of a recipe that changed, as "train.steps 6, now 9"."""
+    parts = [(part, name) for part in now for name in now[part]]
+    changed = [f"{part}.{name} {before.get(part, {}).get(name)}, now {now[part][name]}" for part, name in parts
+               if before.get(part, {}).get(name) != json.loads(json.dumps(now[part][name]))]
+    return changed[:shown] + [f"{len(changed) - shown} more"] * (len(changed) > shown)
+
+
 class RunFolder:
     """The files of a run, written so that none is ever half there. Without a folder it keeps nothing.
 
@@ -366,7 +422,7 @@ class RunFolder:
         self.folder = Path(folder) if folder is not None else None
         self.writes = folder is not None and accelerator.is_main_process
         self.scaler = accelerator.scaler  # only fp16 has one
-        self.identity = json.dumps({"recipe": asdict(recipe), "seed": seed}, sort_keys=True)
+        self.identity = json.dumps(identity_of(recipe, seed, dataset), sort_keys=True)
         self.facts = describe(dataset, recipe)
         self.log, self.board, self.lock = None, None, None
         writer = board_writer() if self.writes and tensorboard else None
@@ -417,8 +473,11 @@ class RunFolder:
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise TrainingError(f"{path} is damaged ({reason}): delete it to start again") from error
-        if identity != self.identity:
-            raise TrainingError(f"{self.folder} holds a run with another recipe or seed: choose another folder")
+        if differ := differences(json.loads(identity), json.loads(self.identity)):
+            raise TrainingError(
+                f"{plain(self.folder)} holds a run with {'; '.join(differ)}. Choose another folder (--to FOLDER), or "
+                f"delete {plain(self.folder)} to start again"
+            )
         return state
 
     def read_log(self, steps: int) -> list[dict[str, float]]:

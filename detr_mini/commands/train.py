@@ -5,7 +5,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from detr_mini.commands.shared import SCENES_HELD_OUT, add_data, given, open_data, positive, same_labels
+from detr_mini.commands.shared import (
+    SCENES_HELD_OUT,
+    add_data,
+    add_despite,
+    given,
+    is_scenes,
+    limited,
+    open_split,
+    positive,
+    require_sound,
+    scenes_of,
+    splits_of,
+)
 
 BACKBONES = ("resnet50", "efficientnet_lite0", "small")
 
@@ -23,7 +35,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "(default: scenes for scenes; a folder gets a recipe of its own)",
     )
     add_data(command, "train")
-    command.add_argument("--val-split", default="val", help="split to evaluate on (default: %(default)s)")
+    add_validation(command)
+    add_despite(command)
     command.add_argument("--to", type=Path, default=Path("runs/train"), help="folder of the run (default: %(default)s)")
     add_recipe(command)
     command.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
@@ -31,6 +44,17 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--tensorboard", action="store_true", help="write TensorBoard files into the run's folder")
     command.add_argument("--record", type=Path, metavar="FILE", help="write provenance and curve as JSON lines")
     command.set_defaults(run=run_train)
+
+
+def add_validation(command: argparse.ArgumentParser) -> None:
+    """The options that say what to evaluate on."""
+    command.add_argument("--val-split", help="split to evaluate on (default: val)")
+    command.add_argument("--val-fraction", type=float, metavar="F",
+                         help="where there is no split to evaluate on: set this part of the pictures aside, by a fixed "
+                         "draw that keeps together what was cut from one source")
+    command.add_argument("--val-annotations", type=Path, metavar="FILE",
+                         help="with --annotations: those to evaluate on")
+    command.add_argument("--val-images", type=Path, metavar="FOLDER", help="their pictures (default: --images)")
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
@@ -74,13 +98,10 @@ def run_train(options: argparse.Namespace) -> None:
     from detr_mini.training import fit
 
     check_numbers(options)
-    train_set = open_data(options.data, options.split, options.seed, options.limit)
-    val_set = train_set if options.val_split == options.split else open_data(
-        options.data, options.val_split, SCENES_HELD_OUT, None, scenes=400
-    )
-    same_labels(train_set, val_set)
+    train_set, val_set = scenes_sets(options) if is_scenes(options) else folder_sets(options)
     source = source_of(options)
     recipe = recipe_of(options, train_set, source)
+    warn_of_few_queries(train_set, recipe.model.queries)
     model = build_model(options, recipe, source, train_set.classes)
     results: list[dict] = []
 
@@ -100,6 +121,52 @@ def run_train(options: argparse.Namespace) -> None:
     print(f"weights: {options.to / 'final.safetensors'}")
     if options.record:
         record(options, recipe, run.history, results)
+
+
+def scenes_sets(options: argparse.Namespace) -> tuple:
+    """Generated scenes to train and to evaluate on."""
+    if options.val_fraction is not None:
+        raise ValueError("--val-fraction is for a folder without a validation split; scenes to validate on are drawn")
+    limit = None if options.limit is None else positive(options.limit, "--limit")
+    train_set = scenes_of(options.seed, limit, 4000)
+    return train_set, train_set if options.val_split == options.split else scenes_of(SCENES_HELD_OUT, None, 400)
+
+
+def folder_sets(options: argparse.Namespace) -> tuple:
+    """The images to train and to evaluate on, of splits that agree on the classes, and without an error in them."""
+    from detr_mini.data.labels import validated_as
+
+    splits = splits_of(options)
+    wanted = options.val_split or "val"
+    if options.val_fraction is not None:
+        train_set, val_set = parts_of(options, splits)
+    else:
+        train_set = open_split(options, options.split, splits)
+        val_set = train_set if wanted == options.split else open_split(options, wanted, splits)
+    whole, train_set = train_set, limited(train_set, options.limit)
+    require_sound([train_set] if val_set is whole else [train_set, val_set], "a training on it", options)
+    return train_set, train_set if val_set is whole else validated_as(val_set, train_set.classes)
+
+
+def parts_of(options: argparse.Namespace, splits: list) -> tuple:
+    """One split in two, which is printed and written into the run's folder; ValueError where that is not needed."""
+    from detr_mini.data import held_out
+
+    if options.val_split or any(split.name == "val" for split in splits):
+        raise ValueError("there is a split to validate on: leave --val-fraction out, or take the split away")
+    train_set, val_set, drawn = held_out.set_aside(open_split(options, options.split, splits), options.val_fraction)
+    print(held_out.describe(drawn, len(train_set) + len(val_set)), flush=True)
+    held_out.write(options.to, options.val_fraction, drawn)
+    return train_set, val_set
+
+
+def warn_of_few_queries(train_set, queries: int) -> None:
+    """Say it when an image has more objects than the detector can ever find."""
+    from detr_mini.fitting import facts_of
+
+    if (most := facts_of(train_set).most) > queries:
+        print(f"WARNING: an image has {most} objects, and {queries} queries find at most {queries}: give --queries "
+              f"{most} or more", flush=True)
 
 
 def check_numbers(options: argparse.Namespace) -> None:
@@ -135,7 +202,7 @@ def source_of(options: argparse.Namespace):
     from detr_mini.transfer import read_source, shape_for
 
     source = read_source(options.weights) if options.weights else None
-    usual = "detr" if options.data == "scenes" or options.preset else "deformable"
+    usual = "detr" if is_scenes(options) or options.preset else "deformable"
     options.detector = options.detector or (source.system if source else usual)
     if source:
         shape_for(source, options.detector)
@@ -146,7 +213,7 @@ def recipe_of(options: argparse.Namespace, train_set, source=None):
     """The preset's recipe, or one fitted to a folder, with what the options change."""
     from detr_mini import zoo
 
-    if options.data == "scenes" or options.preset:
+    if is_scenes(options) or options.preset:
         recipe = zoo.recipe(options.detector, options.preset or "scenes")
         shape = source.recipe if source else recipe.model
         recipe = replace(recipe, model=replace(shape, classes=len(train_set.classes)))

@@ -20,9 +20,13 @@ from detr_mini.data import check_files
 from detr_mini.data.check_boxes import check_annotations, describe_split
 from detr_mini.data.check_files import Seen
 from detr_mini.data.contact_sheet import contact_sheet
+from detr_mini.data.finding import Split
 from detr_mini.data.findings import Finding, found, shorten
-from detr_mini.data.raw import RawSplit, read_raw, split_names
+from detr_mini.data.labels import matching_rows
+from detr_mini.data.layouts import find_splits
+from detr_mini.data.raw import RawSplit, read_split
 from detr_mini.files import atomic
+from detr_mini.printing import plain
 
 TRAINING_SIZE = 320  # pixels of the shorter side, where nothing else is said
 LEVELS = ("error", "warning", "note")
@@ -96,30 +100,85 @@ def split_lines(name: str, facts: dict) -> list[str]:
 def check_folder(
     folder: Path | str, size: int = TRAINING_SIZE, quick: bool = False, progress: bool = False, pictures: int = 12
 ) -> Report:
-    """Check all splits of a folder in COCO's or VOC's format.
+    """Check all splits of a folder in any format that is read.
 
     size: pixels of the shorter side in training, for box sizes. quick: see only whether picture files are there,
     without decoding them; broken ones and duplicates are not found then. pictures: on each contact sheet, 0 for none.
     Raises FileNotFoundError when the folder is missing or holds neither format; all other faults are in the report.
     """
-    folder = Path(folder)
-    splits = [read_raw(folder, name) for name in split_names(folder)]
+    return check_splits(find_splits(folder), folder, size, quick, progress, pictures)
+
+
+def check_splits(
+    found_splits: list[Split], folder: Path | str, size: int = TRAINING_SIZE, quick: bool = False,
+    progress: bool = False, pictures: int = 12,
+) -> Report:
+    """`check_folder` of splits that were found. folder: what the report calls them."""
+    splits = [read_split(split) for split in found_splits]
     report = Report(str(folder), size)
     seen = {}
     for split in splits:
-        report.findings += found("error", "broken entries", split.name, split.faults,
-                                 "entries cannot be read, and training stops at the first: mend or remove them")
+        report.findings += findings_without_pictures(split, size)
         if split.annotations is None:
             continue
         report.splits[split.name] = describe_split(split, size)
-        report.findings += check_annotations(split, size)
         seen[split.name] = check_files.look_at_all(split, quick, progress)
         report.findings += file_findings(split.name, seen[split.name])
         if pictures:
             report.sheets[split.name] = contact_sheet(split, seen[split.name], pictures)
     whole = [split for split in splits if split.annotations is not None]
-    report.findings += across(whole, seen) + unlisted_findings(whole)
+    report.findings += across(whole, seen) + unlisted_findings(whole, sum(len(split.missing) for split in whole))
     return report
+
+
+def findings_without_pictures(split: RawSplit, size: int) -> list[Finding]:
+    """All that can be said of a split without opening a picture: `train` and `evaluate` ask for it, too."""
+    findings = found("error", "broken entries", split.name, split.faults,
+                     "entries cannot be read, and training stops at the first: mend or remove them")
+    if split.annotations is None:
+        return findings
+    findings += found("error", "pictures not settled", split.name, split.lost,
+                      "pictures have names that could mean several, or that lead out of the data folder")
+    findings += [Finding("note", "read as", split.name, 0, note) for note in split.annotations.notes]
+    if split.unannotated:
+        return [*findings, Finding("note", "no annotations", split.name, 0, "the test split has pictures and no "
+                                   "annotations: nothing can be measured on it")]
+    return [*findings, *check_annotations(split, size), *name_findings(split)]
+
+
+def name_findings(split: RawSplit) -> list[Finding]:
+    """Classes whose names differ in upper and lower case only."""
+    names = {entry["name"] for entry in split.annotations.categories}
+    groups = {form: sorted(name for name in names if name.strip().casefold() == form)
+              for form in {name.strip().casefold() for name in names}}
+    alike = [" and ".join(map(plain, group)) for _, group in sorted(groups.items()) if len(group) > 1]
+    return found("warning", "nearly the same name", split.name, alike,
+                 "groups of classes differ in upper and lower case only, and are kept apart: is it one class?")
+
+
+def errors_of(splits: list[RawSplit], size: int = TRAINING_SIZE) -> list[Finding]:
+    """What `check` would call an error and can be told without opening a picture, over all these splits."""
+    findings = [finding for split in splits for finding in findings_without_pictures(split, size)]
+    for split in splits:
+        findings += found("error", PROBLEMS["missing"][0], split.name, split.missing, PROBLEMS["missing"][1])
+    whole = [split for split in splits if split.annotations is not None]
+    return [one for one in [*findings, *category_findings(whole), *same_file_findings(whole)] if one.level == "error"]
+
+
+def same_file_findings(splits: list[RawSplit]) -> list[Finding]:
+    """Files that two splits list."""
+    if len(splits) < 2:
+        return []
+    paths = [{split.path(row).resolve() for row in range(len(split.annotations.image_ids))} for split in splits]
+    pairs = [(splits[b].name, splits[a].name, paths[a] & paths[b]) for a in range(len(splits)) for b in range(a)]
+    return [one for first, second, both in pairs for one in found(
+        leak_level(splits, first, second), "leakage", f"{first} and {second}", [shorten(path) for path in sorted(both)],
+        "pictures are in both splits, so figures on one flatter: remove them from one")]
+
+
+def leak_level(splits: list[RawSplit], *names: str) -> str:
+    """How bad it is that two splits share pictures: only a note where one has no annotations, so no figures either."""
+    return "note" if any(split.unannotated for split in splits if split.name in names) else "error"
 
 
 def file_findings(name: str, seen: list[Seen]) -> list[Finding]:
@@ -133,9 +192,13 @@ def file_findings(name: str, seen: list[Seen]) -> list[Finding]:
                             "pictures are listed more than once, perhaps with different boxes: keep one of each")
 
 
-def unlisted_findings(splits: list[RawSplit]) -> list[Finding]:
-    """Pictures that lie in a split's folder and are in no list."""
-    paths = [shorten(path) for path in check_files.unlisted(splits)]
+def unlisted_findings(splits: list[RawSplit], missing: int) -> list[Finding]:
+    """Pictures that lie in a split's folder and are in no list; where others are missing, perhaps those."""
+    paths = [plain(shorten(path)) for path in check_files.unlisted(splits)]
+    if missing and paths:
+        words = (f"pictures lie there and are in no list, while {missing} that are listed are missing: have they other "
+                 "names now? Then correct the lists")
+        return found("note", "unlisted files", "all", paths, words)
     return found("warning", "unlisted files", "all", paths,
                  "pictures are in the folder and in no split: are annotations missing?")
 
@@ -146,33 +209,48 @@ def across(splits: list[RawSplit], seen: dict[str, list[Seen]]) -> list[Finding]
     for first, second in check_files.pairs_of(seen):
         pair = f"{first} and {second}"
         same = check_files.shared(seen[first], seen[second])
-        findings += found("error", "leakage", pair, [f"{shorten(a)} = {shorten(b)}" for a, b in same],
+        findings += found(leak_level(splits, first, second), "leakage", pair,
+                          [f"{shorten(a)} = {shorten(b)}" for a, b in same],
                           "pictures are in both splits, so figures on one flatter: remove them from one")
         alike = check_files.alike(seen[first], seen[second])
         findings += found("warning", "look-alikes", pair, [f"{shorten(a)} ~ {shorten(b)}" for a, b in alike or []],
                           "pictures look alike (copies, or frames of one film?): keep such in one split")
         if alike is None:
             findings.append(Finding("note", "look-alikes", pair, 0, "too many pictures to compare for look-alikes"))
-    if len(splits) == 1:
-        words = "split only: keep some pictures for validation, or its figures will be those of the training"
+    if splits and not {"val"} & {split.name for split in splits}:
+        words = ("split to train on, and none to validate on: `train` asks for one, and --val-fraction 0.2 sets "
+                 "a fifth of the pictures aside")
         findings += found("warning", "no validation", splits[0].name, [splits[0].name], words)
     return findings + category_findings(splits)
 
 
 def category_findings(splits: list[RawSplit]) -> list[Finding]:
-    """Categories that differ between splits, and those that are validated without having been trained."""
+    """Classes that differ between splits by name, and those that are validated without having been trained."""
+    splits = [split for split in splits if not split.unannotated]
     if len(splits) < 2:
         return []
     train, findings = splits[0], []
-    listed = {entry["id"]: entry["name"] for entry in train.annotations.categories}
+    listed = [entry["name"] for entry in train.annotations.categories]
+    ids = [entry["id"] for entry in train.annotations.categories]
     trained = set(np.unique(train.annotations.category_ids[~train.annotations.crowd]).tolist())
     for split in splits[1:]:
-        pair = f"{train.name} and {split.name}"
-        own = {entry["id"]: entry["name"] for entry in split.annotations.categories}
-        differ = [f"{i}: {name}" for i, name in sorted(set(listed.items()) ^ set(own.items()))]
-        findings += found("error", "categories differ", pair, differ,
-                          "categories are listed differently in the two splits: give both the same list")
-        never = set(np.unique(split.annotations.category_ids).tolist()) - trained
-        findings += found("error", "never trained", pair, [own[i] for i in sorted(never)],
+        pair, entries = f"{train.name} and {split.name}", split.annotations.categories
+        same = {here: there for there, here in matching_rows(listed, [entry["name"] for entry in entries])}
+        used = set(np.unique(split.annotations.category_ids).tolist())
+        strange = [entry for row, entry in enumerate(entries) if row not in same]
+        findings += found("error", "categories differ", pair, [plain(e["name"]) for e in strange if e["id"] in used],
+                          f"classes have objects in {split.name} and are not listed in {train.name} by that name: give "
+                          "both the same names")
+        never = [entry for row, entry in enumerate(entries) if row in same and entry["id"] in used
+                 and ids[same[row]] not in trained]
+        findings += found("error", "never trained", pair, [plain(entry["name"]) for entry in never],
                           f"classes have objects in {split.name} and none in {train.name}: they cannot be learned")
+        moved = [plain(entry["name"]) for row, entry in enumerate(entries) if row in same
+                 and ids[same[row]] != entry["id"]]
+        findings += found("note", "other numbers", pair, moved,
+                          "classes are numbered differently in the two splits: they are matched by name")
+        alone = [name for row, name in enumerate(listed) if row not in same.values()] + [
+            entry["name"] for entry in strange if entry["id"] not in used]
+        findings += found("note", "listed in one split", pair, list(map(plain, alone)),
+                          "classes are listed in one of the two splits only, and have no object in the other")
     return findings

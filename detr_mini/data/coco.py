@@ -1,5 +1,7 @@
 """Any folder of images with a COCO-format annotation file, as a data set.
 
+Where annotations and pictures may lie is told by `coco_splits` and finding.py.
+
 What is done with the annotations follows DETR's code (its `datasets/coco.py`), since published numbers come
 from there:
 
@@ -17,11 +19,10 @@ turned by its EXIF tag is turned only if its width and height then agree with th
 before; the file says which of the two the boxes were drawn on.
 """
 
-import json
 import logging
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import re
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detr_mini.boxes import xyxy_to_cxcywh
+from detr_mini.data.annotations import Annotations, clamp_boxes, load_lists, parse_annotations
+from detr_mini.data.finding import (
+    MISSING,
+    Pictures,
+    Split,
+    choose_split,
+    require_folder,
+    split_in,
+    split_of,
+    walk,
+)
+from detr_mini.printing import plain
 
 log = logging.getLogger("detr_mini")
-
-# (images, annotations) inside a folder; {split} is "train", "val", "valid", ...
-LAYOUTS = (
-    ("{split}2017", "annotations/instances_{split}2017.json"),  # COCO 2017
-    ("images", "instances_{split}.json"),  # one image folder, one file per split
-    ("images", "annotations/instances_{split}.json"),
-    ("{split}", "annotations/instances_{split}.json"),
-    ("{split}", "{split}/_annotations.coco.json"),  # Roboflow's export
-    ("images", "instances.json"),  # one's own, without splits
-)
-SPLIT_NAMES = {"val": ("val", "valid"), "valid": ("valid", "val")}  # Roboflow writes "valid"
 
 GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # how PIL names such images
 MOST_LABELS = 100_000  # a class head larger than this is a mistake
@@ -51,203 +53,121 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
 
 
-def find_split(folder: Path, split: str) -> tuple[Path, Path]:
-    """The image folder and the annotation file of a split, in the first layout of `LAYOUTS` that fits.
+KNOWN = re.compile(r"instances_(train|val|valid|validation|test|default)(20\d\d)?|_annotations\.coco|instances", re.I)
+OTHERS = re.compile(r"keypoints|captions|panoptic|stuff|image_info|deprecated", re.I)  # not what a detector learns from
+LISTS = re.compile(rb'"images"\s*:\s*\[')
+MORE_LISTS = re.compile(rb'"(annotations|categories)"\s*:\s*\[')
+SNIFFED = 4_000_000  # bytes at the start and the end of a file, in which its lists are looked for
+ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "ann", "anno")
 
-    Raises FileNotFoundError that lists every pair tried and what of it there is.
+
+# --- where a split is
+
+
+def coco_splits(folder: Path) -> list[Split]:
+    """The splits of a folder whose annotations are JSON files in COCO's format, wherever those lie.
+
+    A file belongs to the split that its name speaks of, or else that of its folder; where none speaks of one, the file
+    is all there is. Raises ValueError naming two files of one split, between which only the user can choose.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}; give the one with images and annotations")
-    names = SPLIT_NAMES.get(split, (split,))
-    pairs = [tuple(part.format(split=name) for part in layout) for name in names for layout in LAYOUTS]
-    for images, annotations in pairs:
-        if (folder / images).is_dir() and (folder / annotations).is_file():
-            return folder / images, folder / annotations
-    tried = ", ".join(dict.fromkeys(f"{images}/ + {annotations}" for images, annotations in pairs))
-    there = sorted({part for pair in pairs for part in pair if (folder / part).exists()})
-    there = f"only {', '.join(there)} exists" if there else "none of them exists"
-    raise FileNotFoundError(f"no split '{split}' in {folder}; tried {tried}; {there}")
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in json_files(folder):
+        groups[split_of(path.stem) or split_in(path.parent.relative_to(folder)) or "all"].append(path)
+    groups = without_whole(best_of_each(groups), folder)
+    chosen = {name: only(paths, name) for name, paths in groups.items()}
+    if "trainval" in chosen:
+        both = chosen.pop("trainval")
+        chosen.setdefault("train", both)
+    return [coco_split(folder, name, path, chosen.get("train")) for name, path in chosen.items()]
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """A checked annotation file as arrays: I images, N annotations, C categories."""
-
-    image_ids: list[int]  # (I,)
-    file_names: list[str]  # (I,)
-    sizes: np.ndarray  # (I, 2) height, width in pixels
-    rows: np.ndarray  # (N,) row of its image, 0..I-1
-    category_ids: np.ndarray  # (N,)
-    boxes: np.ndarray  # (N, 4) x, y, width, height in pixels, as they stand in the file
-    areas: np.ndarray  # (N,) square pixels
-    crowd: np.ndarray  # (N,) bool
-    categories: list[dict]  # (C,) id and name, by id
-    unlisted: int  # annotations of images that the file does not list; they are left out
+def json_files(folder: Path) -> list[Path]:
+    """JSON files below a folder that are, or were meant to be, in COCO's format."""
+    files = [place / entry.name for place, entries in walk(folder) for entry in entries
+             if entry.name.lower().endswith(".json")]
+    return [path for path in files if is_coco(path)]
 
 
-def _whole(value: object) -> int:
-    """`value` as an int; TypeError if it is not a whole number of 64 bits (True and "3" are not)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or abs(value) >= 2**63:
-        raise TypeError
-    return int(value)
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file has COCO's lists, or at least the name of such a file."""
+    if KNOWN.fullmatch(path.stem):
+        return True
+    with path.open("rb") as file:
+        text = file.read(SNIFFED)
+        file.seek(max(len(text), path.stat().st_size - SNIFFED))
+        text += file.read()
+    return bool(LISTS.search(text) and MORE_LISTS.search(text))
 
 
-def _side(value: object) -> int:
-    """A width or height: a whole number of at least one pixel."""
-    if (value := _whole(value)) < 1:
-        raise ValueError
-    return value
+def best_of_each(groups: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Of the files of each split those whose names say most clearly that they are instances."""
+    def rank(path: Path) -> int:
+        if KNOWN.fullmatch(path.stem):
+            return 0
+        return 2 if OTHERS.search(path.stem) else 1
+
+    best = {name: min(map(rank, paths)) for name, paths in groups.items()}
+    return {name: [path for path in paths if rank(path) == best[name]] for name, paths in groups.items()}
 
 
-def _number(value: object) -> float:
-    """`value` as a float; ValueError if it is infinite or not a number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
+def without_whole(groups: dict[str, list[Path]], folder: Path) -> dict[str, list[Path]]:
+    """Files that speak of no split: left out where others do, and told apart by their names where there are several."""
+    whole = groups.pop("all", [])
+    if groups or len(whole) < 2:
+        return groups or ({"all": whole} if whole else {})
+    stems = [path.stem for path in whole]
+    twice = len(set(stems)) < len(stems)
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in whole] if twice else stems
+    return {name: [path] for name, path in zip(names, whole, strict=True)}
 
 
-def _text(value: object) -> str:
-    """`value` if it is a non-empty string."""
-    if not isinstance(value, str) or not value:
-        raise TypeError
-    return value
+def only(paths: list[Path], name: str) -> Path:
+    """The one file of a split."""
+    if len(paths) > 1:
+        two = f"{plain(paths[0])} and {plain(paths[1])}"
+        raise ValueError(f"two annotation files for the split '{plain(name)}', {two}: move one away, or say which with "
+                         "--annotations FILE --images FOLDER")
+    return paths[0]
 
 
-def _box(value: object) -> list[float]:
-    """Four finite numbers x, y, width, height."""
-    x, y, width, height = value
-    return [_number(x), _number(y), _number(width), _number(height)]
+def coco_split(folder: Path, name: str, path: Path, train: Path | None = None) -> Split:
+    """One annotation file as a split. train: where the categories of a test file without any are."""
+    first, *also = image_folders(folder, path, None if name == "all" else name)
+    pictures = Pictures(folder, first, None if name == "all" else name, also=also)
+
+    def read(faults: list[str] | None) -> dict[str, list]:
+        if name != "test":
+            return load_lists(path)
+        lists = load_lists(path, ("annotations", "categories"))  # a test split has no annotations by nature
+        if not lists["categories"]:
+            lists["categories"] = load_lists(train)["categories"] if train else []
+        return lists
+
+    return Split(name, "COCO", path, pictures, read)
 
 
-WANTED = {
-    _whole: "a whole number", _side: "a whole number of pixels, at least 1", _number: "a number",
-    _text: "a text", _box: "four numbers [x, y, width, height]",
-}
+def image_folders(folder: Path, path: Path, split: str | None) -> list[Path]:
+    """The folders from which the names in an annotation file may start, the likeliest first."""
+    apart = path.parent.name.lower() in ANNOTATION_FOLDERS and path.parent != folder
+    base = path.parent.parent if apart else path.parent
+    tops = [base] if base == folder else [base, folder]
+    named = [place for top in tops for place in (top / "images", top)]
+    of_split = [place / name for place in named if split and place.is_dir() for name in sorted(os.listdir(place))
+                if split_of(name) == split and (place / name).is_dir() and name.lower() not in ANNOTATION_FOLDERS]
+    if base != folder and split_in(base.relative_to(folder)) == split:
+        of_split = [base / "images", base]
+    return [place for place in (*of_split, *named, path.parent) if place.is_dir()]
 
 
-# What an entry of each list must have; of an annotation, `area` and `iscrowd` may be left out.
-FIELDS = {
-    "images": {"id": _whole, "width": _side, "height": _side, "file_name": _text},
-    "annotations": {"image_id": _whole, "category_id": _whole, "bbox": _box, "area": _number, "iscrowd": _whole},
-    "categories": {"id": _whole, "name": _text},
-}
-OPTIONAL = ("area", "iscrowd")
-
-
-def _column(path: Path, entries: list, part: str, name: str, convert: Callable, default=None) -> list:
-    """Field `name` of every entry of `part`, checked; the first entry at fault is named in a ValueError."""
-    values = []
-    for index, entry in enumerate(entries):
-        try:
-            value = entry.get(name, default)
-            values.append(convert(value))
-        except (AttributeError, TypeError, ValueError, OverflowError):
-            raise ValueError(fault(path, entry, part, index, name, WANTED[convert])) from None
-    return values
-
-
-def fault(path: Path, entry: object, part: str, index: int, name: str, wanted: str) -> str:
-    """What is wrong with one entry of an annotation file, and where."""
-    where = f"{path}: {part}[{index}]"
-    if not isinstance(entry, dict):
-        return f"{where} is {entry!r:.60}; it must be an object with the field '{name}'"
-    where += f" (id {entry['id']})" if "id" in entry else ""
-    if name not in entry:
-        return f"{where} has no field '{name}'; it must be {wanted}"
-    return f"{where} has '{name}': {entry[name]!r:.60}; it must be {wanted}"
-
-
-def load_lists(path: Path) -> dict[str, list]:
-    """The three lists of a COCO-format file; ValueError names the file and, for broken JSON, the line."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotation file at {path}; give a COCO-format instances file")
-    try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from None
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ValueError(f"{path} has no list '{part}'; COCO format is images, annotations, categories")
-    for part in ("images", "categories"):
-        if not content[part]:
-            raise ValueError(f"{path}: the list '{part}' is empty; nothing can be trained or evaluated")
-    return content
-
-
-def _unique_ids(path: Path, entries: list, part: str) -> list[int]:
-    """The field 'id' of every entry; ValueError when two are the same."""
-    ids = _column(path, entries, part, "id", _whole)
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"{path}: two {part} have the id {twice}; ids must be unique")
-    return ids
-
-
-def _categories(path: Path, entries: list) -> list[dict]:
-    """Categories as {id, name}, in order of id."""
-    names = _column(path, entries, "categories", "name", _text)
-    ids = _unique_ids(path, entries, "categories")
-    if min(ids) < 0:
-        raise ValueError(f"{path}: category id {min(ids)} is negative; ids must be 0 or more")
-    return [{"id": i, "name": name} for i, name in sorted(zip(ids, names, strict=True))]
-
-
-def read_annotations(path: Path) -> Annotations:
-    """Read and check a COCO-format file. ValueError and FileNotFoundError name file, entry and field."""
-    return parse_annotations(load_lists(path), path)
-
-
-def parse_annotations(content: dict[str, list], path: Path) -> Annotations:
-    """Check the three lists of a COCO-format file. ValueError names `path`, the entry and the field."""
-    images, categories = content["images"], _categories(path, content["categories"])
-    image_ids = _unique_ids(path, images, "images")
-    heights, widths = (_column(path, images, "images", side, _side) for side in ("height", "width"))
-    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
-    owners = _column(path, content["annotations"], "annotations", "image_id", _whole)
-    rows = np.array([row_of.get(owner, -1) for owner in owners], dtype=np.int64)  # (N,) -1: not listed
-    objects = _objects(path, content["annotations"], {category["id"] for category in categories})
-    return Annotations(
-        image_ids=image_ids,
-        file_names=_column(path, images, "images", "file_name", _text),
-        sizes=np.array([heights, widths], dtype=np.int64).T,
-        rows=rows[rows >= 0],
-        categories=categories,
-        unlisted=int((rows < 0).sum()),
-        **{name: values[rows >= 0] for name, values in objects.items()},
-    )
-
-
-def _objects(path: Path, entries: list[dict], known: set[int]) -> dict[str, np.ndarray]:
-    """The arrays of N annotations. A missing area is width x height, a missing iscrowd is 0."""
-    part = "annotations"
-    category_ids = _column(path, entries, part, "category_id", _whole)
-    for index, category_id in enumerate(category_ids):
-        if category_id not in known:
-            wanted = f"one of the file's categories {sorted(known)}"
-            raise ValueError(fault(path, entries[index], part, index, "category_id", wanted))
-    boxes = np.array(_column(path, entries, part, "bbox", _box), dtype=np.float64).reshape(-1, 4)
-    areas = np.array(_column(path, entries, part, "area", _number, default=0), dtype=np.float64)
-    crowd = np.array(_column(path, entries, part, "iscrowd", _whole, default=0), dtype=bool)
-    without = np.array(["area" not in entry for entry in entries], dtype=bool)
-    areas[without] = boxes[without, 2] * boxes[without, 3]
-    ids = np.array(category_ids, dtype=np.int64)
-    return {"category_ids": ids, "boxes": boxes, "areas": areas, "crowd": crowd}
-
-
-def clamp_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (N, 4) x, y, width, height in images of `sizes` (N, 2) height, width -> corners inside the image.
-
-    Returns xyxy (N, 4) float32 in pixels, whether each still has an area (N,), whether it was changed (N,).
-    float32 before the comparison, as in DETR's code: there, 500.0 + 1e-6 is 500.0.
-    """
-    corners = boxes.astype(np.float32)
-    corners[:, 2:] += corners[:, :2]
-    limit = sizes[:, [1, 0, 1, 0]].astype(np.float32)  # (N, 4) width, height, width, height
-    inside = np.clip(corners, 0, limit)
-    alive = (inside[:, 2:] > inside[:, :2]).all(axis=1)
-    return inside, alive, (inside != corners).any(axis=1)
+def stated_split(annotations: Path, images: Path) -> Split:
+    """An annotation file and a folder of pictures that a user names. Raises FileNotFoundError for a missing one."""
+    annotations, images = Path(annotations), Path(images)
+    if not images.is_dir():
+        raise FileNotFoundError(f"no image folder at {plain(images)}; file names are looked up in it")
+    name = split_of(annotations.stem) or "all"
+    return Split(name, "COCO", annotations, Pictures(images, split=name, links=True),
+                 lambda faults: load_lists(annotations))
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
@@ -296,7 +216,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class CocoFolder(Dataset):
-    """Images of a folder and their boxes from a COCO-format file.
+    """Images of a folder and their boxes from a COCO-format file, or from any other format that is read.
 
     `dataset[i]` is (image uint8 (3, H, W), target) with labels (M,) int64, boxes (M, 4) float32 as normalised
     cxcywh, image_id int, orig_size (2,) int64 = (H, W). M may be 0.
@@ -307,45 +227,53 @@ class CocoFolder(Dataset):
     """
 
     def __init__(self, images: Path, annotations: Path, keep_category_ids: bool = False):
-        """images: folder the file names start from. Raises as `read_annotations`, or for a missing folder."""
-        self.images, self.annotations = Path(images), Path(annotations)
-        if not self.images.is_dir():
-            raise FileNotFoundError(f"no image folder at {self.images}; file names are looked up in it")
-        self._all = self.read()
-        self._map_labels(keep_category_ids)
-        self._prepare()
+        """images: folder the file names start from. Raises ValueError and FileNotFoundError naming what is wrong."""
+        self._fill(stated_split(annotations, images), keep_category_ids)
+
+    @classmethod
+    def of(cls, split: Split, keep_category_ids: bool = False) -> "CocoFolder":
+        """The data set of a split that was found."""
+        dataset = cls.__new__(cls)
+        dataset._fill(split, keep_category_ids)
+        return dataset
 
     @classmethod
     def open(cls, folder: Path, split: str = "train", keep_category_ids: bool = False) -> "CocoFolder":
-        """The data set of a split in a folder of a known layout, see `find_split`."""
-        images, annotations = find_split(folder, split)
-        if annotations.name == "instances.json":
-            log.warning("%s has no splits: '%s' is all of its images", annotations, split)
-        return cls(images, annotations, keep_category_ids)
+        """The data set of a split in a folder with annotations in COCO's format; see `layouts.open_folder` for all."""
+        if not (splits := coco_splits(require_folder(folder))):
+            raise FileNotFoundError(f"no annotations in COCO's format in {plain(folder)}")
+        return cls.of(choose_split(splits, split, folder), keep_category_ids)
 
-    def read(self) -> Annotations:
-        """The checked annotations; a folder in another format reads its own."""
-        return read_annotations(self.annotations)
+    def _fill(self, split: Split, keep: bool) -> None:
+        """Read everything. ValueError for pictures that are ambiguous or outside the folder."""
+        self.split, self.images, self.annotations = split, split.pictures.first, split.source
+        self.found: Annotations = parse_annotations(split.read(None), split.source, split.pictures)
+        if refused := [place.said for place in self.found.places if place.lost and place.way != MISSING]:
+            raise ValueError(f"{plain(split.source)}: {refused[0]} ({len(refused)} such pictures)")
+        for note in self.found.notes:
+            log.info("%s: %s", plain(split.source.name), note)
+        self._map_labels(keep)
+        self._prepare()
 
     def _map_labels(self, keep: bool) -> None:
         """Fill classes, num_classes, label_to_category; log the mapping in one line."""
-        ids = [category["id"] for category in self._all.categories]
+        ids = [category["id"] for category in self.found.categories]
         if keep and max(ids) > MOST_LABELS:
             raise ValueError(f"{self.annotations}: category id {max(ids)} is too large to be a label; "
                              "leave keep_category_ids off")
         labels = ids if keep else range(len(ids))
         self.label_to_category: dict[int, int] = dict(zip(labels, ids, strict=True))
         self.classes: list[str | None] = [None] * (max(labels) + 1)
-        for label, category in zip(labels, self._all.categories, strict=True):
+        for label, category in zip(labels, self.found.categories, strict=True):
             self.classes[label] = category["name"]
         self.num_classes = len(self.classes)
         pairs = [f"{label}={self.classes[label]} (id {i})" for label, i in self.label_to_category.items()]
         log.info("%s: %d labels, as label=name (category id): %s",
-                 self.annotations.name, self.num_classes, ", ".join(pairs))
+                 plain(self.annotations.name), self.num_classes, plain(", ".join(pairs)))
 
     def _prepare(self) -> None:
         """Training targets of all images as flat arrays sorted by image; log what was dropped in one line."""
-        found = self._all
+        found = self.found
         corners, alive, moved = clamp_boxes(found.boxes, found.sizes[found.rows])  # (N, 4), (N,), (N,)
         keep = alive & ~found.crowd  # (N,)
         order = np.flatnonzero(keep)[np.argsort(found.rows[keep], kind="stable")]  # (K,) kept ones, by image
@@ -356,28 +284,33 @@ class CocoFolder(Dataset):
         self._starts = np.searchsorted(found.rows[order], np.arange(len(found.image_ids) + 1))  # (I + 1,)
         log.info(
             "%s: %d images (%d without objects), %d boxes; %d clamped to the image; dropped: %d crowd, "
-            "%d degenerate, %d of images not listed", self.annotations.name, len(self),
+            "%d degenerate, %d of images not listed", plain(self.annotations.name), len(self),
             int((np.diff(self._starts) == 0).sum()), len(order), int((moved & keep).sum()),
             int(found.crowd.sum()), int((~alive & ~found.crowd).sum()), found.unlisted,
         )
 
     def __len__(self) -> int:
         """Number of images, those without objects included."""
-        return len(self._all.image_ids)
+        return len(self.found.image_ids)
 
     @property
     def image_ids(self) -> list[int]:
         """COCO image id of every index."""
-        return self._all.image_ids
+        return self.found.image_ids
 
     def path(self, index: int) -> Path:
         """Where the image file of an index is."""
-        return self.images / self._all.file_names[index]
+        return self.found.places[index].path
+
+    @property
+    def file_names(self) -> list[str]:
+        """The name of every image, as the annotations state it."""
+        return self.found.file_names
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor | int]]:
         """Image and target. FileNotFoundError: no such file. ValueError: corrupt, or of another size."""
         index = range(len(self))[index]  # -1 is the last one; IndexError past the end
-        size = self._all.sizes[index]  # (2,) height, width
+        size = self.found.sizes[index]  # (2,) height, width
         try:
             image = read_image(self.path(index), tuple(size.tolist()))
         except (FileNotFoundError, ValueError) as error:
@@ -403,7 +336,7 @@ class CocoFolder(Dataset):
         COCO format: images, annotations (absolute x, y, width, height; area; iscrowd; category_id; numbered
         from 1, since pycocotools reads the id 0 as "no match"), categories.
         """
-        found = self._all
+        found = self.found
         images = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
             for image_id, name, (height, width) in zip(

@@ -5,22 +5,60 @@ import logging
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detr_mini.printing import plain
+
 log = logging.getLogger("detr_mini")
 
 
 def matching_rows(old: list[str | None], new: list[str | None]) -> list[tuple[int, int]]:
-    """(row there, row here) of every class that has the same name in both, upper and lower case alike."""
-    rows = {name.strip().lower(): row for row, name in reversed(list(enumerate(old))) if name}
-    return [(rows[name.strip().lower()], row) for row, name in enumerate(new) if name and name.strip().lower() in rows]
+    """(row there, row here) of every class that has the same name in both.
+
+    Upper and lower case may differ where that leaves no choice: "red" is "Red" unless there is a "red" as well.
+    """
+    exact = {name.strip(): row for row, name in reversed(list(enumerate(old))) if name}
+    loose = {name.casefold(): row for name, row in exact.items()}
+    wanted = [(row, name.strip()) for row, name in enumerate(new) if name]
+    found = {row: exact[name] for row, name in wanted if name in exact}
+    taken = set(found.values())
+    found |= {row: loose[name.casefold()] for row, name in wanted
+              if row not in found and name.casefold() in loose and loose[name.casefold()] not in taken}
+    return [(found[row], row) for row, _ in wanted if row in found]
 
 
-def labelled_as(dataset: Dataset, classes: list[str | None]) -> Dataset:
+def validated_as(dataset: Dataset, classes: list[str | None]) -> Dataset:
+    """A validation set with the labels of a training set, matched by name, however the two files number them.
+
+    classes: the training set's, by label. Raises ValueError naming the classes that have objects in the validation set
+    and that the training set does not list.
+    """
+    if dataset.classes == classes:
+        return dataset
+    pairs = matching_rows(classes, dataset.classes)
+    strange = sorted({dataset.classes[label] for label in used_labels(dataset)}
+                     - {dataset.classes[here] for _, here in pairs})
+    if strange:
+        known = [name for name in classes if name]
+        raise ValueError(
+            f"training and validation files list different classes: {listed(strange)} to validate on, and the training "
+            f"file lists {listed(known)}. Give the same names to the same classes in both files"
+        )
+    log.info("the validation file numbers its classes differently: matched by name")
+    return Relabelled(dataset, classes, pairs)
+
+
+def used_labels(dataset: Dataset) -> set[int]:
+    """Labels that have an object."""
+    label_of = {category: label for label, category in dataset.label_to_category.items()}
+    return {label_of[thing["category_id"]] for thing in dataset.coco_ground_truth()["annotations"]}
+
+
+def labelled_as(dataset: Dataset, classes: list[str | None] | None) -> Dataset:
     """The data set with a detector's labels, so that its answers can be judged; itself where both agree already.
 
     classes: the detector's, by label. Logs the data's classes that the detector does not know: it never finds them.
     Raises ValueError when there is no class in common.
     """
-    if not classes or dataset.classes == classes:
+    if not classes or dataset.classes[: len(classes)] == classes:
         return dataset
     pairs = matching_rows(classes, dataset.classes)
     names = [name for name in dataset.classes if name]
@@ -39,7 +77,7 @@ def labelled_as(dataset: Dataset, classes: list[str | None]) -> Dataset:
 def listed(names: list[str], shown: int = 8) -> str:
     """A few names and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    return ", ".join(map(plain, names[:shown])) + more
 
 
 class Relabelled(Dataset):

@@ -1,32 +1,25 @@
 """Reading a data folder without stopping at the first fault: what is whole, and what is wrong with the rest.
 
-Training reads strictly (coco.py, voc.py) and stops. The check (check.py) wants all faults at once.
+Training reads strictly (`CocoFolder`) and stops. The check (check.py) wants all faults at once. Both find and read the
+same splits (layouts.py).
 """
 
-import re
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from detr_mini.data.coco import (
-    FIELDS,
-    LAYOUTS,
-    OPTIONAL,
-    WANTED,
-    Annotations,
-    fault,
-    find_split,
-    load_lists,
-    parse_annotations,
-)
-from detr_mini.data.voc import find_voc, read_xml, voc_content
+from detr_mini.data.annotations import Annotations, parse_annotations
+from detr_mini.data.finding import MISSING, Split, choose_split
+from detr_mini.data.layouts import find_splits, split_names
 
-PARTS = ("images", "categories", "annotations")
+__all__ = ["RawSplit", "read_raw", "read_split", "split_names"]
 
 
 @dataclass
 class RawSplit:
-    """One split. faults: entries that cannot be used, in words. annotations: all others, None when nothing is left."""
+    """One split. faults: entries that cannot be used, in words. annotations: all others, None when nothing is left.
+
+    images: the folder that names of pictures start from.
+    """
 
     name: str
     source: Path
@@ -35,124 +28,50 @@ class RawSplit:
     annotations: Annotations | None = None
 
     def path(self, row: int) -> Path:
-        """Where the picture of a row should be."""
-        return self.images / self.annotations.file_names[row]
+        """Where the picture of a row is, or should be."""
+        return self.annotations.places[row].path
+
+    @property
+    def lost(self) -> list[str]:
+        """Pictures that could be any of several, or lie where they must not be read, in words."""
+        places = self.annotations.places if self.annotations else []
+        return [place.said for place in places if place.lost and place.way != MISSING]
+
+    @property
+    def missing(self) -> list[str]:
+        """Pictures that are nowhere, in words."""
+        return [place.said for place in self.annotations.places if place.way == MISSING] if self.annotations else []
+
+    @property
+    def unannotated(self) -> bool:
+        """Whether this is a test split without annotations, as such are by nature."""
+        return self.name == "test" and self.annotations is not None and not len(self.annotations.rows)
 
 
-def split_names(folder: Path) -> list[str]:
-    """The splits of a folder in COCO's or VOC's format; ["all"] where it has none.
-
-    Raises FileNotFoundError when the folder is missing or holds neither format.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}; give the one with images and annotations")
-    names = _coco_names(folder) or _voc_names(folder)
-    if not names:
-        find_split(folder, "train")  # raises, and lists what it tried
-    order = {"train": 0, "val": 1, "valid": 1}
-    return sorted(names, key=lambda name: (order.get(name, 2), name))
-
-
-def _coco_names(folder: Path) -> list[str]:
-    """Names for which `find_split` finds an annotation file, each file once."""
-    found: dict[Path, str] = {}
-    for _, pattern in LAYOUTS:
-        name_in = re.compile(re.escape(pattern).replace(r"\{split\}", "([^/]+)", 1).replace(r"\{split\}", r"\1"))
-        for path in sorted(folder.glob(pattern.replace("{split}", "*"))):
-            match = name_in.fullmatch(path.relative_to(folder).as_posix())
-            if match and match.groups() and _is_split(folder, match[1], path):
-                found.setdefault(path, match[1])
-    if not found and (folder / "instances.json").is_file() and (folder / "images").is_dir():
-        return ["all"]
-    return list(found.values())
-
-
-def _is_split(folder: Path, name: str, path: Path) -> bool:
-    """Whether this name leads to this annotation file."""
-    try:
-        return find_split(folder, name)[1] == path
-    except FileNotFoundError:
-        return False
-
-
-def _voc_names(folder: Path) -> list[str]:
-    """Splits of a VOC folder: its lists (without those of single classes), its folders, or "all"."""
-    lists = [path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt") if "_" not in path.stem]
-    names = lists or sorted({path.parent.name for path in folder.glob("*/*.xml")} - {"Annotations", "annotations"})
-    if {"train", "val"} <= set(names):
-        names = [name for name in names if name != "trainval"]
-    return names or (["all"] if find_voc(folder, "all") else [])
+    @classmethod
+    def of(cls, dataset: object) -> "RawSplit":
+        """The split that a data set was made of; of a part of it, with its images only."""
+        rows = None
+        while hasattr(dataset, "dataset"):
+            here = getattr(dataset, "rows", None)
+            if here is not None:
+                rows = here if rows is None else [here[row] for row in rows]
+            dataset = dataset.dataset
+        found = dataset.found if rows is None else dataset.found.of_images(rows)
+        return cls(dataset.split.name, dataset.split.source, dataset.images, [], found)
 
 
 def read_raw(folder: Path, name: str) -> RawSplit:
-    """One split of `split_names`, with every fault in its entries."""
+    """One split of a folder by name, with every fault in its entries."""
+    return read_split(choose_split(find_splits(folder), name, folder))
+
+
+def read_split(split: Split) -> RawSplit:
+    """A split that was found, with every fault in its entries."""
+    raw = RawSplit(split.name, split.source, split.pictures.first)
     try:
-        images, source = find_split(folder, name)
-    except FileNotFoundError:
-        return _read_voc(folder, name)
-    split = RawSplit(name, source, images)
-    try:
-        content = load_lists(source)
-    except ValueError as error:
-        split.faults.append(str(error))
-        return split
-    content = {part: _sift(split, part, content[part]) for part in PARTS}
-    return _parsed(split, content)
-
-
-def _read_voc(folder: Path, name: str) -> RawSplit:
-    """A split of a VOC folder; an XML file at fault is left out."""
-    found = find_voc(folder, name)
-    split, whole = RawSplit(name, found.folders[0], found.images), []
-    for path in found.files:
-        try:
-            read_xml(path, found.images)
-            whole.append(path)
-        except (ValueError, FileNotFoundError) as error:
-            split.faults.append(str(error))
-    return _parsed(split, voc_content(replace(found, files=whole)))
-
-
-def _sift(split: RawSplit, part: str, entries: list) -> list[dict]:
-    """Those entries of a list whose fields are right and whose id is new; what is wrong with the others is noted."""
-    kept = []
-    for index, entry in enumerate(entries):
-        wrong = _first_fault(split.source, part, index, entry)
-        if wrong:
-            split.faults.append(wrong)
-        else:
-            kept.append(entry)
-    if part == "annotations":  # their ids are not used
-        return kept
-    for i, times in Counter(entry["id"] for entry in kept).items():
-        if times > 1:
-            split.faults.append(f"{split.source}: {times} {part} have the id {i}; ids must be unique")
-    return list({entry["id"]: entry for entry in kept}.values())
-
-
-def _first_fault(source: Path, part: str, index: int, entry: object) -> str | None:
-    """What is wrong with an entry, or None."""
-    for name, convert in FIELDS[part].items():
-        try:
-            if name in OPTIONAL and name not in entry:
-                continue
-            convert(entry.get(name))
-        except (AttributeError, TypeError, ValueError, OverflowError):
-            return fault(source, entry, part, index, name, WANTED[convert])
-    return None
-
-
-def _parsed(split: RawSplit, content: dict[str, list]) -> RawSplit:
-    """The split with its entries as arrays; objects of categories that are not listed are faults."""
-    known = {entry["id"] for entry in content["categories"]}
-    strange = Counter(entry["category_id"] for entry in content["annotations"] if entry["category_id"] not in known)
-    split.faults += [f"{split.source}: {n} annotations have the category_id {i}, which 'categories' does not list"
-                     for i, n in strange.items()]
-    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] in known]
-    if content["images"] and content["categories"]:
-        try:
-            split.annotations = parse_annotations(content, split.source)
-        except ValueError as error:
-            split.faults.append(str(error))
-    return split
+        content = split.read(raw.faults)
+        raw.annotations = parse_annotations(content, split.source, split.pictures, raw.faults)
+    except (ValueError, FileNotFoundError) as error:
+        raw.faults.append(str(error))
+    return raw

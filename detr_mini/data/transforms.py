@@ -82,7 +82,8 @@ class ToPixels:
     def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
         """image (3, H, W); target["boxes"] (M, 4) -> BoundingBoxes (M, 4)."""
         height, width = image.shape[-2:]
-        corners = cxcywh_to_xyxy(target["boxes"]) * torch.tensor([width, height, width, height])  # (M, 4)
+        boxes = target["boxes"].reshape(-1, 4)  # none at all may be (0,)
+        corners = cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])  # (M, 4)
         boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width))
         return image, {**target, "boxes": boxes}
 

@@ -1,41 +1,46 @@
-"""A folder in Pascal VOC's format (one XML file per picture) as a data set with the interface of `CocoFolder`.
+"""Folders in Pascal VOC's format: one XML file per picture.
 
-Three layouts are understood, see `find_voc`. Corners count pixels from 1 and belong to the box, as VOC defines them:
-(xmin, xmax) = (1, 10) is ten pixels wide and starts at the left edge. Objects marked `difficult` are handled as VOC's
-own evaluation does: they are no targets, and finding one is neither right nor wrong (COCO's crowds work the same way).
-Categories are the names in all XML files of the folder, in alphabetical order, so that they agree between splits.
+Corners count pixels from 1 and belong to the box, as VOC defines them: (xmin, xmax) = (1, 10) is ten pixels wide and
+starts at the left edge. Objects marked `difficult` are handled as VOC's own evaluation does: they are no targets, and
+finding one is neither right nor wrong (COCO's crowds work the same way). Categories are the names in all XML files of
+the folder, in alphabetical order, so that they agree between splits.
 
-XML is read without document types and entities, so no file can name another or grow in memory.
+XML is read in the encoding that it declares, and without document types and entities, so no file can name another or
+grow in memory.
 """
 
-import logging
+import codecs
 import math
+import re
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
 
-from PIL import Image
+from detr_mini.data.finding import (
+    IMAGE_SUFFIXES,  # noqa: F401 - check_files.py takes it from here
+    Pictures,
+    Split,
+    is_litter,
+    one_form,
+    read_lines,
+    split_in,
+    split_of,
+    tell,
+    walk,
+)
+from detr_mini.printing import plain
 
-from detr_mini.data.coco import SPLIT_NAMES, Annotations, CocoFolder, find_split, parse_annotations
-
-log = logging.getLogger("detr_mini")
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 LARGEST = 10_000_000  # bytes; an XML file of one picture has a few thousand
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class VocSplit:
-    """Where a split lies. files: its XML files, in order; one may be missing. folders: where all splits' XML lies.
-
-    whole: the folder has no splits, so this is all of it.
-    """
-
-    images: Path
-    files: list[Path]
-    folders: list[Path]
-    whole: bool = False
+DECLARED = re.compile(r"\s*<\?xml\b([^>]*)\?>")
+ENCODING = re.compile(r"""encoding\s*=\s*["']([\w.:-]+)["']""")
+WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "ascii": "utf-8"}  # what programs really write
+ENCODINGS = re.compile(r"utf|us-ascii|ascii|iso|latin|cp\d|windows|gb|big5|euc|shift|koi8|mac|tis", re.I)
+XML_FOLDERS = ("annotations", "annotation", "labels", "xml", "xmls", "ann", "annots", "annot")
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "image", "img", "jpg", "photos", "pictures")
+SINGLE_CLASS = re.compile(r".+_(train|val|trainval|test)$", re.I)  # VOC's lists of one class
 
 
 class _Builder(ElementTree.TreeBuilder):
@@ -49,27 +54,47 @@ def parse_xml(path: Path) -> ElementTree.Element:
     """The root of an XML file. FileNotFoundError, or ValueError naming the file and, for broken XML, the line."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} is missing; restore it, or take the picture off the list")
+        raise FileNotFoundError(
+            f"annotation file {plain(path)} is missing; restore it, or take the picture off the list"
+        )
     if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size:,} bytes, too many for the boxes of one picture")
+        raise ValueError(f"{plain(path)} has {path.stat().st_size:,} bytes, too many for the boxes of one picture")
     try:
-        return ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Builder()))
+        return ElementTree.fromstring(decoded(path.read_bytes()), ElementTree.XMLParser(target=_Builder()))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{path} cannot be read as XML: {error}") from None
+        raise ValueError(f"{plain(path)} cannot be read as XML: {plain(error)}") from None
 
 
-def read_xml(path: Path, images: Path) -> tuple[dict, list[dict]]:
+def decoded(raw: bytes) -> str:
+    """The text of an XML file, in the encoding that its mark or its first line declares, without that line.
+
+    Python's own parser knows few encodings; UnicodeDecodeError (a ValueError) and LookupError for a wrong one.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif raw.startswith(codecs.BOM_UTF8):
+        encoding = "utf-8-sig"
+    else:
+        head = DECLARED.match(raw[:300].decode("latin-1"))
+        declared = ENCODING.search(head[1]) if head else None
+        encoding = (declared[1] if declared else "utf-8").lower()
+    if not ENCODINGS.match(encoding):
+        raise LookupError(f"unknown encoding {encoding}")
+    text = raw.decode(WIDER.get(encoding.replace("-", "_"), WIDER.get(encoding, encoding)))
+    return DECLARED.sub("", text, count=1)
+
+
+def read_xml(path: Path, pictures: Pictures) -> tuple[dict, list[dict]]:
     """One picture {file_name, width, height} and its objects {name, bbox, area, iscrowd}.
 
-    Boxes are x, y, width, height in pixels from 0. A size that is missing or 0 is taken from the picture itself.
-    Raises as `parse_xml`; ValueError names file, object and field.
+    Boxes are x, y, width, height in pixels from 0. A size that is missing or 0 is left out. Raises as `parse_xml`;
+    ValueError names file, object and field.
     """
     root = parse_xml(path)
-    file_name = picture_of(path, root.findtext("filename"), images)
-    sides = [root.findtext(f"size/{side}", "0").strip() for side in ("width", "height")]
-    if any(not side.isdecimal() or int(side) == 0 for side in sides):
-        sides = size_of(images / file_name)
-    entry = {"file_name": file_name, "width": int(sides[0]), "height": int(sides[1])}
+    entry = {"file_name": picture_of(path, root.findtext("filename"), pictures)}
+    sides = [(root.findtext(f"size/{side}") or "0").strip() for side in ("width", "height")]
+    if all(side.isdecimal() and int(side) > 0 for side in sides):
+        entry |= {"width": int(sides[0]), "height": int(sides[1])}
     return entry, [_object(path, number, thing) for number, thing in enumerate(root.iter("object"), start=1)]
 
 
@@ -77,7 +102,7 @@ def _object(path: Path, number: int, thing: ElementTree.Element) -> dict:
     """One object of a file; `number` counts from 1."""
     name = (thing.findtext("name") or "").strip()
     if not name:
-        raise ValueError(f"{path}: object {number} has no name; give it the name of its class")
+        raise ValueError(f"{plain(path)}: object {number} has no name; give it the name of its class")
     left, top, right, bottom = (_corner(path, number, thing, side) for side in CORNERS)
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
     difficult = (thing.findtext("difficult") or "").strip() == "1"
@@ -92,126 +117,168 @@ def _corner(path: Path, number: int, thing: ElementTree.Element, side: str) -> f
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{path}: object {number} has {side} {text!r}; it must be a number of pixels")
+        raise ValueError(f"{plain(path)}: object {number} has {side} {text!r}; it must be a number of pixels")
     return value
 
 
-def picture_of(path: Path, stated: str | None, images: Path) -> str:
-    """The file name of an XML file's picture: the one it states if that exists, else one of the same stem."""
-    stated = PureWindowsPath(stated.strip()).name if stated and stated.strip() else ""
-    stems = [f"{path.stem}{suffix}" for suffix in IMAGE_SUFFIXES]
-    names = [stated, *stems, *(stem.upper() for stem in stems)]
-    return next((name for name in names if name and (images / name).is_file()), stated or f"{path.stem}.jpg")
+def picture_of(path: Path, stated: str | None, pictures: Pictures) -> str:
+    """The name of an XML file's picture: the one it states if that exists, else one of the same stem."""
+    stated = PureWindowsPath((stated or "").strip()).name
+    names = [stated, path.stem] if stated else [path.stem]
+    return next((name for name in names if not pictures.find(name).lost), stated or f"{path.stem}.jpg")
 
 
-def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as it is stored; ValueError when it cannot be opened."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be opened ({error}), and its XML file does not state its size") from None
+# --- where a split is
 
 
-def find_voc(folder: Path, split: str) -> VocSplit | None:
-    """The first layout that fits, or None.
+@dataclass(frozen=True)
+class VocPart:
+    """XML files of a folder, in order; one may be missing. images: where their pictures should be."""
 
-    Annotations/ and JPEGImages/ (or annotations/ and images/), the splits as lists in ImageSets/Main/;
-    SPLIT/ with pictures and XML files side by side; the folder itself with pictures and XML files, without splits.
+    images: Path
+    files: list[Path]
+
+
+def voc_splits(folder: Path) -> list[Split]:
+    """The splits of a folder with VOC's XML files, wherever those lie.
+
+    Splits are the lists in ImageSets/Main (or beside the folder of XML files), or folders whose names speak of them.
     """
     folder = Path(folder)
-    for annotations, images in (("Annotations", "JPEGImages"), ("annotations", "images")):
-        if (folder / images).is_dir() and any((folder / annotations).glob("*.xml")):
-            return _listed(folder, folder / annotations, folder / images, split)
-    for name in SPLIT_NAMES.get(split, (split,)):
-        if files := sorted((folder / name).glob("*.xml")):
-            beside = sorted({path.parent for path in folder.glob("*/*.xml")})
-            return VocSplit(folder / name, files, beside)
-    files = sorted(folder.glob("*.xml"))
-    return VocSplit(folder, files, [folder], whole=True) if files else None
+    groups: dict[str, list[VocPart]] = defaultdict(list)
+    for place, files in xml_folders(folder):
+        for name, part in parts_of(folder, place, files).items():
+            groups[name].append(part)
+    everywhere = [place for place, _ in xml_folders(folder)]
+    if len(groups) > 1:
+        groups.pop("all", None)
+    if "trainval" in groups:
+        both = groups.pop("trainval")
+        groups.setdefault("train", both)
+    return [voc_split(folder, name, parts, everywhere) for name, parts in groups.items()]
 
 
-def _listed(folder: Path, annotations: Path, images: Path, split: str) -> VocSplit | None:
-    """The files that the split's list names; all of them where there are no lists."""
-    lists = folder / "ImageSets" / "Main"
-    if not lists.is_dir():
-        return VocSplit(images, sorted(annotations.glob("*.xml")), [annotations], whole=True)
-    for name in SPLIT_NAMES.get(split, (split,)):
-        if (lists / f"{name}.txt").is_file():
-            lines = (lists / f"{name}.txt").read_text().splitlines()
-            return VocSplit(images, [annotations / f"{line.split()[0]}.xml" for line in lines if line.strip()],
-                            [annotations])
-    return None
+def xml_folders(folder: Path) -> list[tuple[Path, list[Path]]]:
+    """Folders with VOC's XML files, and those files."""
+    found = []
+    for place, entries in walk(folder):
+        files = [place / entry.name for entry in entries if entry.name.lower().endswith(".xml")]
+        meant = place.name.lower() in XML_FOLDERS and not any(is_voc(path, b"<annotations") for path in files[:5])
+        if files and (meant or any(map(is_voc, files[:5]))):
+            found.append((place, files))
+    return found
+
+
+def voc_files(place: Path) -> list[Path]:
+    """VOC's XML files in one folder."""
+    return next((files for found, files in xml_folders(place) if found == place), [])
+
+
+def is_voc(path: Path, root: bytes = b"<annotation") -> bool:
+    """Whether an XML file begins as VOC's do, or with another root."""
+    with path.open("rb") as file:
+        return bool(re.search(root + rb"[\s/>]", file.read(4096).replace(b"\0", b"")))
+
+
+def parts_of(folder: Path, place: Path, files: list[Path]) -> dict[str, VocPart]:
+    """A folder of XML files by split."""
+    apart = place != folder and (place.name.lower() in XML_FOLDERS or place.parent.name.lower() in XML_FOLDERS)
+    base = place.parent if apart else place
+    images = images_beside(folder, place, base)
+    split = split_in(place.relative_to(folder))
+    if split:
+        return {split: VocPart(images, files)}
+    lists = split_lists(base) or {}
+    known = {one_form(path.stem): path for path in files}
+    return {name: VocPart(images, [listed_file(line, known, place) for line in lines])
+            for name, lines in lists.items()} or {"all": VocPart(images, files)}
+
+
+def images_beside(folder: Path, place: Path, base: Path) -> Path:
+    """The folder of pictures that belongs to a folder of XML files."""
+    if place.parent.name.lower() in XML_FOLDERS:  # annotations/train beside images/train
+        base, below = place.parent.parent, place.name
+    else:
+        below = ""
+    found = (base / name / below for name in IMAGE_FOLDERS)
+    return next((images for images in found if images.is_dir()), base)
+
+
+def split_lists(base: Path) -> dict[str, list[str]]:
+    """Split -> the lines of its list. Lists of single classes are no splits."""
+    for place in (base / "ImageSets" / "Main", base / "ImageSets", base):
+        paths = sorted(place.glob("*.txt")) if place.is_dir() else []
+        named = {}
+        for path in paths:
+            if is_litter(path.name) or SINGLE_CLASS.match(path.stem):
+                continue
+            if place != base or split_of(path.stem):
+                named[split_of(path.stem) or path.stem] = path
+        if {"train", "val"} <= set(named):
+            named.pop("trainval", None)
+        if named:
+            return {name: read_lines(path) for name, path in named.items()}
+    return {}
+
+
+def listed_file(line: str, known: dict[str, Path], place: Path) -> Path:
+    """The XML file that a line of a list means: a stem, a file name or a path, perhaps with VOC's flag (-1, 0, 1)."""
+    bare = re.sub(r"\s+-?[01]$", "", line)
+    for text in (line, bare):
+        name = text.replace("\\", "/").rsplit("/", 1)[-1]
+        for stem in (name, Path(name).stem):
+            if path := known.get(one_form(stem)):
+                return path
+    return place / f"{bare}.xml"
+
+
+def voc_split(folder: Path, name: str, parts: list[VocPart], everywhere: list[Path]) -> Split:
+    """Folders of XML files as a split."""
+    split = None if name == "all" else name
+    images = [part.images for part in parts]
+    pictures = Pictures(folder, images[0], split, also=images, stem=True)
+    files = [path for part in parts for path in part.files]
+    source = everywhere[0] if len(everywhere) == 1 else files[0].parent if files else everywhere[0]
+    return Split(name, "Pascal VOC", source, pictures, lambda faults: voc_content(files, everywhere, pictures, faults))
 
 
 def class_names(folders: list[Path]) -> list[str]:
     """Names of all objects in all readable XML files of some folders, in alphabetical order."""
     names = set()
-    for path in (path for folder in folders for path in folder.glob("*.xml")):
-        try:
-            root = parse_xml(path)
-        except ValueError:
-            continue  # reported when the file itself is read
-        names |= {(thing.findtext("name") or "").strip() for thing in root.iter("object")}
+    for path in (path for folder in folders for path in folder.glob("*.[xX][mM][lL]")):
+        with suppress(ValueError):  # reported when the file itself is read
+            things = [] if is_litter(path.name) else parse_xml(path).iter("object")
+            names |= {(thing.findtext("name") or "").strip() for thing in things}
     return sorted(names - {""})
 
 
-def voc_content(found: VocSplit) -> dict[str, list]:
-    """A split as the three lists of COCO's format; ids count from 1. Raises as `read_xml`."""
-    names = class_names(found.folders)
+def voc_content(
+    files: list[Path], folders: list[Path], pictures: Pictures, faults: list[str] | None = None
+) -> dict[str, list]:
+    """XML files as the three lists of COCO's format; ids count from 1. Raises as `read_xml`, or notes it in faults."""
+    names = class_names(folders)
     ids = {name: number for number, name in enumerate(names, start=1)}
     images, annotations = [], []
-    for number, path in enumerate(found.files, start=1):
-        entry, things = read_xml(path, found.images)
+    for number, path in enumerate(files, start=1):
+        try:
+            entry, things = read_xml(path, pictures)
+        except (ValueError, FileNotFoundError) as error:
+            tell(faults, error)
+            continue
         images.append({"id": number} | entry)
         annotations += [
             {"id": len(annotations) + place, "image_id": number, "category_id": ids[thing.pop("name")]} | thing
             for place, thing in enumerate(things, start=1)
         ]
+    if not names:
+        tell(faults, ValueError(f"no object in any XML file of {plain(folders[0])}; nothing can be trained or "
+                                "evaluated"))
     return {"images": images, "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in ids.items()]}
 
 
-class VocFolder(CocoFolder):
-    """A split of a VOC folder. Items, labels and ground truth are as in `CocoFolder`."""
+def open_folder(folder: Path, split: str = "train", keep_category_ids: bool = False):
+    """A split of a folder in any format; see `layouts.open_folder`, which this is."""
+    from detr_mini.data import layouts
 
-    def __init__(self, found: VocSplit, keep_category_ids: bool = False) -> None:
-        """found: from `find_voc`. Raises FileNotFoundError and ValueError naming file, object and field."""
-        self.found = found
-        super().__init__(found.images, found.folders[0], keep_category_ids)
-
-    @classmethod
-    def open(cls, folder: Path, split: str = "train", keep_category_ids: bool = False) -> "VocFolder":
-        """The data set of a split; FileNotFoundError naming the layouts when none fits."""
-        found = find_voc(folder, split)
-        if found is None:
-            raise FileNotFoundError(
-                f"no split '{split}' in VOC's format in {folder}; tried Annotations/*.xml + JPEGImages/ with "
-                f"ImageSets/Main/{split}.txt, {split}/*.xml beside pictures, *.xml beside pictures"
-            )
-        if found.whole:
-            log.warning("%s has no splits: '%s' is all of its images", folder, split)
-        return cls(found, keep_category_ids)
-
-    def read(self) -> Annotations:
-        content = voc_content(self.found)
-        if not content["categories"]:
-            raise ValueError(f"no object in any XML file of {self.annotations}; nothing can be trained or evaluated")
-        return parse_annotations(content, self.annotations)
-
-
-def open_folder(folder: Path, split: str = "train", keep_category_ids: bool = False) -> CocoFolder:
-    """A split of a folder in COCO's or in Pascal VOC's format, whichever is there (COCO's first).
-
-    Raises FileNotFoundError that lists what was tried in both formats; ValueError for a fault in the files.
-    """
-    try:
-        find_split(folder, split)
-    except FileNotFoundError as error:
-        if not Path(folder).is_dir():
-            raise
-        if find_voc(folder, split) is None:
-            raise FileNotFoundError(f"{error}; and nothing in VOC's format (Annotations/*.xml + JPEGImages/, "
-                                    f"{split}/*.xml, *.xml)") from None
-        return VocFolder.open(folder, split, keep_category_ids)
-    return CocoFolder.open(folder, split, keep_category_ids)
+    return layouts.open_folder(folder, split, keep_category_ids)

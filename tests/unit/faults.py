@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from cases import CASES
 from fault_ground import FIRST, SECOND, STEPS, TRAIN_JSON, VAL_JSON, Evil, Ground, before, bomb, raising
 from filelock import FileLock
 from PIL import Image
@@ -23,7 +24,8 @@ from detr_mini import backbone, training
 from detr_mini.__main__ import main
 from detr_mini.data import archives, download
 
-GROUPS = ("image", "annotation", "checkpoint", "config", "command line", "download", "interrupted write", "full disk",
+GROUPS = ("image", "annotation", "folder", "checkpoint", "config", "command line", "download", "interrupted write",
+    "full disk",
           "two runs on one folder", "lost worker", "NaN", "wrong device", "no network")
 RUN = ("run/.training.lock", "run/log.jsonl")  # what a training leaves that ended before its first checkpoint
 DONE = (*RUN, "run/last.pt", "run/best.safetensors", "run/final.safetensors")
@@ -129,6 +131,14 @@ def checked(change: Callable[[dict], object]) -> Callable[[Ground], list[str]]:
         return ["check", "mine", "--to", "report", "--size", "64"]
 
     return do
+
+
+def renumbered(content: dict) -> None:
+    """Other ids for the same classes."""
+    for entry in content["categories"]:
+        entry["id"] += 1000
+    for entry in content["annotations"]:
+        entry["category_id"] += 1000
 
 
 REPORT = {"out": True, "leaves": ("report/report.json", "report/train.png", "report/val.png")}
@@ -288,9 +298,10 @@ FAULTS = group(
      {"leaves": ("out/good.json", "out/good.png")}),
     ("two pictures of one name", "a/photo.png and b/photo.png would both be written to photo.png: give them in two "
      "calls, each with a --to of its own", two_of_one_name),
-    ("a picture of the training list is gone", "image id 285: image file ...285.jpg is missing: check its name; "
-     "restore the file, or remove the image from ...train2017.json",
-     listed_picture(SECOND, lambda g: (g.folder / SECOND).unlink()), {"leaves": RUN}),
+    ("a picture of the training list is gone", "1 error in the data, so a training on it would mislead. train: missing "
+     "files: 1 pictures are listed and not there: restore them, or take them off the list, such as ...285.jpg does not "
+     "exist. See all with `python -m detr_mini check data`, or go on with --despite-errors",
+     listed_picture(SECOND, lambda g: (g.folder / SECOND).unlink())),
     ("a picture of the training list is cut, and another process loads it", "image id 285: image file ...285.jpg "
      "cannot be decoded (...): take a whole JPEG or PNG; restore the file, or remove the image from ...train2017.json",
      listed_picture(SECOND, lambda g: g.cut(SECOND), "--workers", "1"), {"leaves": RUN}),
@@ -320,8 +331,8 @@ FAULTS += group(
     "annotation",
     ("a folder that is not there", "no data folder at gone; give the one with images and annotations",
      lambda g: g.train("--data", "gone")),
-    ("a split that is not there", "no split 'test' in data; tried test2017/ + ...; none of them exists; and nothing "
-     "in VOC's format ...", lambda g: g.train("--split", "test")),
+    ("a split that is not there", "no split 'test' in data: there is train, val. --split train takes that one",
+     lambda g: g.train("--split", "test")),
     ("half a file", "...train2017.json is not valid JSON (...); download or export it again",
      lambda g: (g.cut(TRAIN_JSON), g.train())[1]),
     ("no bytes", "...train2017.json is not valid JSON (...); download or export it again",
@@ -353,10 +364,16 @@ FAULTS += group(
      lambda g: g.annotated(lambda c: c["images"][0].update(id=285))),
     ("two categories of one id", "...: two categories have the id ...; ids must be unique",
      lambda g: g.annotated(lambda c: c["categories"].append(c["categories"][0]))),
-    ("splits with different categories",
-     "training and validation files list different categories (labels [...]): give both files the same list of ...",
-     lambda g: g.annotated(lambda c: c["categories"].append({"id": 95, "name": "new"}), "--val-split", "train",
-                           "--split", "val", name=VAL_JSON)),
+    ("splits that call their classes differently",
+     "1 error in the data, so a training on it would mislead. val and train: categories differ: ... classes have "
+     "objects "
+     "in train and are not listed in val by that name: give both the same names, such as ... See all with `python -m "
+     "detr_mini check data`, or go on with --despite-errors",
+     lambda g: g.annotated(lambda c: [one.update(name=f"my {one['name']}") for one in c["categories"]], "--val-split",
+                           "train", "--split", "val", name=VAL_JSON)),
+    ("splits that number the same classes differently", ON,
+     lambda g: g.annotated(renumbered, "--val-split", "train", "--split", "val", name=VAL_JSON),
+     {"status": 0, "leaves": DONE}),
     ("weights that know other classes", "no class of the data is one of the weights': ... Give data with those "
      "classes, or weights trained on yours",
      lambda g: g.evaluate(weights=g.weighed(lambda s, f: f.update(classes=json.dumps(["a"] * 6))))),
@@ -380,6 +397,175 @@ FAULTS += group(
      checked(lambda c: c["images"][0].update(file_name="101.png")), REPORT),
     ("`check`: a box of negative size", "WARNING  train: boxes without area: 1 boxes have no width or no height: ...",
      checked(annotation(bbox=[5, 5, 9, -3])), REPORT | {"status": 0}),
+)
+
+
+
+def brought(case: str) -> Callable[[Ground], list[str]]:
+    """`check` of a folder of cases.py."""
+    def do(ground: Ground) -> list[str]:
+        CASES[case].make(ground.folder / "mine")
+        return ["check", "mine", "--to", "report", "--size", "64"]
+
+    return do
+
+
+def trained(*more: str) -> Callable[[Ground], list[str]]:
+    """Train on a folder of cases.py without a split to validate on."""
+    def do(ground: Ground) -> list[str]:
+        CASES["03_cvat_default"].make(ground.folder / "mine")
+        command = ground.train("--data", "mine")
+        at = command.index("--val-split")
+        return [*command[:at], *command[at + 2 :], *more]
+
+    return do
+
+
+def leaving(ground: Ground, name: str) -> list[str]:
+    """Train on a list that names a picture outside the data folder."""
+    ground.put("secret.png", picture(1))
+    (ground.folder / "mine" / "images").mkdir(parents=True)
+    if name == "linked.png":
+        (ground.folder / "mine" / "images" / name).symlink_to(ground.folder / "secret.png")
+    whole = content(1, 1)
+    whole["images"][0]["file_name"] = name
+    ground.put("mine/instances.json", json.dumps(whole))
+    return ground.train("--data", "mine", "--val-split", "train")
+
+
+def exported_again(ground: Ground) -> list[str]:
+    """The same command after an export with the classes in another order."""
+    command = ground.stopped()
+    whole = json.loads((ground.folder / TRAIN_JSON).read_text())
+    ids = [entry["id"] for entry in whole["categories"]]
+    new = dict(zip(ids, ids[::-1], strict=True))
+    for entry in whole["categories"]:
+        entry["id"] = new[entry["id"]]
+    for entry in whole["annotations"]:
+        entry["category_id"] = new[entry["category_id"]]
+    ground.put(TRAIN_JSON, json.dumps(whole))
+    return command
+
+
+FIT = "0 errors, ...: fit for training"
+
+
+def reads(what: str, case: str, sees: str = FIT, status: int = 0) -> tuple:
+    """A folder that `check` reads, and a line of what it says."""
+    names = CASES[case].images
+    leaves = ("report/report.json", *(f"report/{name}.png" for name in names))
+    return what, sees, brought(case), {"status": status, "out": True, "leaves": leaves}
+
+
+def refused(what: str, case: str, sees: str) -> tuple:
+    """A folder that no command reads, and the line that says so."""
+    return what, sees, brought(case)
+
+
+FAULTS += group(
+    "folder",
+    reads("CVAT: `instances_default.json`, pictures in images/default/, `.PNG`", "03_cvat_default",
+          "NOTE     all: read as: 8 of 8 pictures found by their name, in another folder than stated"),
+    reads("CVAT: Train, Validation and Test", "CVAT's Train, Validation, Test"),
+    reads("names with Windows' backslashes", "05b_backslash_known_layout",
+          "NOTE     all: read as: 8 of 8 pictures found with Windows' backslashes turned"),
+    reads("absolute paths of another machine", "06b_absolute_other_machine",
+          "NOTE     all: read as: 8 of 8 pictures found by their name, in another folder than stated"),
+    reads("`custom_train.json` with train2017/", "07_custom_train_json"),
+    reads("`annotations/train.json` with images/train/", "07c_annotations_train_json"),
+    reads("labelme2coco: `annotations.json`, JPEGImages before each name", "08_labelme2coco"),
+    reads("Label Studio: `result.json`, names with %20", "label_studio",
+          "NOTE     all: read as: 8 of 8 pictures found with %20 and the like decoded"),
+    reads("Roboflow: a first category that only names the group of the others", "roboflow",
+          "NOTE     train: read as: category shapes left out: it has no object and only names the group of the others, "
+          "as Roboflow's exports do"),
+    reads("names in capitals, files in small letters", "names in other cases",
+          "NOTE     train: read as: 10 of 10 pictures found without regard to upper and lower case or the form of "
+          "accents"),
+    reads("names of a Mac: accents in another of Unicode's forms", "names in another normal form"),
+    reads("the data set is one folder further down", "a folder in the folder"),
+    reads("captions and key points beside the instances", "captions and key points beside"),
+    ("two pictures that a name could mean", "mine/labels.json: 0.jpg could be day1/0.jpg and day2/0.jpg in mine: say "
+     "where the pictures are with --images FOLDER (1 such pictures)",
+     lambda g: (brought("one name, two pictures")(g), g.train("--data", "mine"))[1]),
+    refused("two annotation files of one split", "two files of one split", "two annotation files for the split "
+        "'train', "
+            "mine/annotations/instances_train.json and mine/old/instances_train.json: move one away, or say which with "
+            "--annotations FILE --images FOLDER"),
+    reads("a test split without annotations", "41_test_without_annotations",
+          "NOTE     test: no annotations: the test split has pictures and no annotations: nothing can be measured on "
+          "it"),
+    reads("`area` null", "24_area_null", "NOTE     train: read as: 20 areas are null, and taken to be width x height"),
+    reads("no width and height", "28_no_width_height",
+          "NOTE     train: read as: 10 images without width and height: taken from the pictures"),
+    reads("class names that are numbers", "30_class_names_numbers", "NOTE     train: read as: 2 class names are "
+        "numbers"),
+    reads("every number in quotes", "all numbers in quotes", "NOTE     train: read as: 32 entries have ids in quotes"),
+    reads("`iscrowd` false", "iscrowd false",
+          "NOTE     train: read as: 20 annotations have 'iscrowd' true or false"),
+    reads("polygons without boxes", "polygons without boxes", "NOTE     train: read as: 20 boxes taken from polygons"),
+    reads("validation numbers the classes otherwise", "71_learnable_val_other_numbering", "NOTE     train and val: "
+        "other "
+          "numbers: 2 classes are numbered differently in the two splits: they are matched by name"),
+    reads("validation has a class of another name", "another name in validation", "ERROR    train and val: categories "
+          "differ: 1 classes have objects in val and are not listed in train by that name: give both the same names",
+          1),
+    reads("VOC: a Mac's `._name.xml` beside each file, no lists", "12b_appledouble_voc_nolists"),
+    reads("VOC: names without suffix, files `.JPG`", "13_voc_no_suffix_upper_JPG"),
+    reads("VOC: blanks in the lists' names", "14_voc_spaces_in_list"),
+    reads("VOC: lists in UTF-16", "15_voc_list_utf16"),
+    reads("VOC: lists with a byte order mark", "15b_voc_list_utf8_bom"),
+    reads("VOC: train/annotations and train/images", "19_voc_nested"),
+    reads("VOC: annotations/train and images/train", "VOC: splits below the folders"),
+    reads("VOC: VOCdevkit/VOC2007", "VOC: the devkit's folders"),
+    reads("VOC: XML declared in gb2312", "19b_voc_gbk"),
+    reads("YOLO: images/train, labels/train, data.yaml", "yolo"),
+    reads("YOLO: train/images, train/labels, data.yaml with ../", "09_yolo"),
+    reads("YOLO: `path` of another machine, names as a dictionary", "YOLO: another machine's path"),
+    reads("YOLO: classes.txt, no data.yaml", "YOLO: classes.txt, no splits"),
+    reads("YOLO: darknet's lists and obj.names", "YOLO: darknet's lists"),
+    reads("YOLO: polygons; empty and missing label files", "YOLO: polygons, empty and missing labels",
+          "NOTE     train: images without objects: 2 images have no object: right if nothing is in them"),
+    reads("YOLO: a line in pixels", "YOLO: a line in pixels", "         mine/labels/train/train3.txt, line 2: '1 30 "
+        "20 12 "
+          "8' has a number outside 0 to 1, so it is in pixels or damaged; a line is class x y width height, all but "
+          "the "
+          "first from 0 to 1", 1),
+    reads("Hugging Face's imagefolder: metadata.jsonl", "11_hf_imagefolder"),
+    refused("a zip file", "still packed", "no data set that is read in mine. It holds 1 .zip files (in ./). It is "
+        "still "
+            "packed: unpack it, and give the folder that comes out"),
+    refused("labelme's own files", "labelme's own files", "no data set that is read in mine. It holds ... a.json looks "
+            "like labelme's files, one for each picture: join them with `labelme2coco FOLDER`"),
+    refused("Datumaro's format", "Datumaro", "... default.json looks like Datumaro's format: `datum convert -f "
+            "coco_instances` makes COCO's of it"),
+    refused("VIA's, CreateML's and other JSON", "VIA", "... via.json looks like VIA's annotations: choose Annotation, "
+            "Export as COCO there"),
+    refused("a table of boxes", "a table of boxes", "... boxes.csv looks like a table of boxes (CSV): convert it to "
+        "COCO's "
+            "format, then --annotations FILE --images FOLDER (a JSON file in COCO's format)"),
+    refused("pictures only", "pictures only", "... There are pictures and no annotations: annotate them first, or ..."),
+    ("no split to validate on", "no split 'val' in mine: it has no splits. --val-fraction 0.2 draws a fifth of the "
+     "training pictures to validate on; --val-split all takes all pictures", trained()),
+    ("`--val-fraction 0.25`", "validation: 2 of 8 pictures set aside, the last ones of each of 1 sources, told by "
+        "their "
+     "names: frame_000006.PNG, frame_000007.PNG", trained("--val-fraction", "0.25"),
+     {"status": 0, "leaves": (*DONE, "run/held_out.json")}),
+    ("`--val-fraction 0.01` of eight pictures",
+     "--val-fraction 0.01 of 8 pictures is 0: give one that leaves some on both sides",
+     trained("--val-fraction", "0.01")),
+    *((f"a picture's name that leaves the folder: {what}",
+       "mine/instances.json: ...secret.png lies outside the data folder mine: copy it there, or say where the pictures "
+       "are with --images FOLDER (1 such pictures)" if name != "linked.png" else "mine/instances.json: "
+       "images/linked.png "
+       "lies outside the data folder mine: copy it there, or ...", lambda g, name=name: leaving(g, name))
+      for what, name in (("`../`", "../../secret.png"), ("a link", "linked.png"))),
+    ("`--annotations` of a file that is not there", "no annotation file at gone.json: check --annotations",
+     lambda g: ["check", "--annotations", "gone.json"]),
+    ("the same `train` after an export with other numbers", "run holds a run with other classes, or in another order "
+     "(...; now ...). Choose another folder (--to FOLDER), or delete run to start again", exported_again),
+    ("more objects in an image than queries", "WARNING: an image has ... objects, and 1 queries find at most 1: give "
+     "--queries ... or more", lambda g: [*g.train(), "--queries", "1"], {"status": 0, "leaves": DONE}),
 )
 FAULTS += group(
     "checkpoint",
@@ -583,9 +769,10 @@ FAULTS += group(
     ("a second training while the first one runs",
      "another process trains in run: wait for it, or choose another folder",
      lambda g: (g.stopped(), held(g, "run/.training.lock"), g.train())[2], {"then": goes_on}),
-    ("a training by another recipe", "run holds a run with another recipe or seed: choose another folder",
+    ("a training by another recipe", "run holds a run with another recipe (train.lr 0.0003, now 0.01). Choose another "
+     "folder (--to FOLDER), or delete run to start again",
      lambda g: (g.stopped(), g.train("--lr", "0.01"))[1]),
-    ("a training with another seed", "run holds a run with another recipe or seed: choose another folder",
+    ("a training with another seed", "run holds a run with another seed (0, now 1). Choose another folder ...",
      lambda g: (g.stopped(), g.train("--seed", "1"))[1]),
     ("two downloads", "another download into got is running; wait for it", two_downloads,
      {"then": downloads_the_rest}),

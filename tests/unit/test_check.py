@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from PIL import Image
 
 from detr_mini.__main__ import main
+from detr_mini.data.annotations import parse_annotations
 from detr_mini.data.check import check_folder
 from detr_mini.data.check_files import pattern_of
-from detr_mini.data.raw import split_names
+from detr_mini.data.finding import Pictures
+from detr_mini.data.layouts import split_names
 
 TINY_COCO = Path(__file__).parents[2] / "data" / "tiny_coco"
 
@@ -88,6 +91,13 @@ def repeat(c):
     c["annotations"].append(c["annotations"][0] | {"id": 9999})
 
 
+def renumbered(c, new):
+    for annotation in c["annotations"]:
+        annotation["category_id"] = new[annotation["category_id"]]
+    for category in c["categories"]:
+        category["id"] = new[category["id"]]
+
+
 FAULTS = {
     "a box that is no number": (box([1, 2, float("nan"), 4]), "broken entries", "error", 1),
     "a box of three numbers": (box([1, 2, 3]), "broken entries", "error", 1),
@@ -126,7 +136,14 @@ FAULTS = {
     "a file of the other split": (lambda c: c["images"][0].update(file_name="101.png"), "leakage", "error", 1),
     "a class only to validate on": (lambda c: c["annotations"].__delitem__(slice(0, None, 2)),
                                     "never trained", "error", 1),
-    "other names": (lambda c: c["categories"][0].update(name="lion"), "categories differ", "error", 2),
+    "other names": (lambda c: c["categories"][0].update(name="lion"), "categories differ", "error", 1),
+    "other numbers": (lambda c: renumbered(c, {1: 2, 2: 1}), "other numbers", "note", 2),
+    "a class in one split only": (lambda c: c["categories"].append({"id": 3, "name": "cow"}),
+                                  "listed in one split", "note", 1),
+    "names that differ in case only": (lambda c: c["categories"].append({"id": 3, "name": "Cat"}),
+                                       "nearly the same name", "warning", 1),
+    "ids in quotes": (lambda c: [a.update(image_id=str(a["image_id"])) for a in c["annotations"]],
+                      "read as", "note", 0),
 }
 
 
@@ -146,6 +163,27 @@ def test_files_that_are_broken_unlisted_or_copied_are_found(good):
     assert found["broken files"] == ("error", 1) and found["unlisted files"] == ("warning", 1)
     assert found["same picture twice"] == ("warning", 1) and found["leakage"] == ("error", 1)
     assert set(kinds(good, quick=True)) == {"unlisted files"}  # decodes nothing
+
+
+def test_missing_and_unlisted_that_are_the_same_pictures_are_told_once(good):
+    changed(good, lambda c: [image.update(file_name=f"x{image['file_name']}") for image in c["images"]])
+    found = {one.kind: one for one in check_folder(good).findings}
+    assert (found["missing files"].level, found["missing files"].count) == ("error", 12)
+    assert (found["unlisted files"].level, found["unlisted files"].count) == ("note", 12)
+    assert "while 12 that are listed are missing: have they other names now?" in found["unlisted files"].message
+
+
+def test_one_repeated_id_among_60_000_is_found_in_a_moment(tmp_path):
+    content = {"images": [{"id": i, "file_name": "a.png", "width": 9, "height": 9} for i in range(60_000)],
+               "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    content["images"][-1]["id"] = 59_000
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"a\.json: two images have the id 59000; ids must be unique"):
+        parse_annotations(content, tmp_path / "a.json")
+    faults: list[str] = []
+    parse_annotations(content, tmp_path / "a.json", Pictures(tmp_path), faults)
+    assert faults == [f"{tmp_path / 'a.json'}: 2 images have the id 59000; ids must be unique"]
+    assert time.process_time() - started < 10  # counting each id anew took 42 s
 
 
 def test_a_copy_of_lower_quality_looks_alike_and_other_pictures_do_not(good):
@@ -206,7 +244,7 @@ def test_splits_of_every_layout_are_named(tmp_path, good):
     for split in ("train", "valid", "test"):
         (tmp_path / "x" / split).mkdir(parents=True)
         (tmp_path / "x" / split / "_annotations.coco.json").write_text(json.dumps(content(1)))
-    assert split_names(tmp_path / "x") == ["train", "valid", "test"]
+    assert split_names(tmp_path / "x") == ["train", "val", "test"]
     (tmp_path / "y").mkdir()
     picture(1).save(tmp_path / "y" / "a.png")
     (tmp_path / "y" / "a.xml").write_text("<annotation/>")
@@ -240,7 +278,7 @@ def test_boxes_are_drawn_where_they_are(good):
 
 
 def test_mistakes_get_one_line(tmp_path, capsys):
-    for folder, words in ((tmp_path / "gone", "no data folder"), (tmp_path, "no split 'train'")):
+    for folder, words in ((tmp_path / "gone", "no data folder"), (tmp_path, "holds no files")):
         assert main(["check", str(folder)]) == 1
         said = capsys.readouterr().err.strip().splitlines()
         assert said[-1].startswith("error: ") and words in said[-1]

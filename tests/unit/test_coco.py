@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.data.coco import CocoFolder, find_split, read_image
+from detr_mini.data.coco import CocoFolder, coco_splits, read_image
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "data" / "tiny_coco"
@@ -262,7 +262,8 @@ def broken(place: Path, change) -> Path:
 FAULTS = {
     "images": lambda c: c.pop("images"),
     "list 'categories' is empty": lambda c: c.update(categories=[]),
-    "images[0] (id 7) has no field 'width'": lambda c: c["images"][0].pop("width"),
+    "images[0] (id 7) has no field 'width'": lambda c: c["images"][0].update(file_name="gone.png") or
+        c["images"][0].pop("width"),
     "images[0] (id 7) has 'height': 0; it must be a whole number of pixels":
         lambda c: c["images"][0].update(height=0),
     "images[0] (id 7) has 'file_name': ''": lambda c: c["images"][0].update(file_name=""),
@@ -276,7 +277,10 @@ FAULTS = {
     "annotations[0] (id 11) has 'category_id': 5; it must be one of the file's categories [4, 9]":
         lambda c: c["annotations"][0].update(category_id=5),
     "annotations[0] (id 11) has no field 'image_id'": lambda c: c["annotations"][0].pop("image_id"),
-    "annotations[0] (id 11) has 'area': None": lambda c: c["annotations"][0].update(area=None),
+    "annotations[0] (id 11) has 'area': 'large'": lambda c: c["annotations"][0].update(area="large"),
+    "annotations[0] (id 11) has 'iscrowd': 'maybe'": lambda c: c["annotations"][0].update(iscrowd="maybe"),
+    "annotations[0] (id 11) has 'image_id': True": lambda c: c["annotations"][0].update(image_id=True),
+    "annotations[0] (id 11) has 'image_id': '7a'": lambda c: c["annotations"][0].update(image_id="7a"),
     "annotations[1] is 'oops'": lambda c: c["annotations"].__setitem__(1, "oops"),
     "two categories have the id 9": lambda c: c["categories"][1].update(id=9),
     "categories[0] (id 9) has no field 'name'": lambda c: c["categories"][0].pop("name"),
@@ -311,6 +315,7 @@ def test_huge_category_id_cannot_become_a_label(tmp_path):
 LAYOUTS = {
     "coco": ("train2017", "annotations/instances_train2017.json", "train"),
     "one file per split": ("images", "instances_train.json", "train"),
+    "capitals": ("images/Validation", "annotations/instances_Validation.json", "val"),
     "roboflow": ("valid", "valid/_annotations.coco.json", "val"),
     "own": ("images", "instances.json", "train"),
 }
@@ -322,23 +327,24 @@ def test_layout_is_found(tmp_path, layout):
     (tmp_path / images).mkdir(parents=True)
     (tmp_path / annotations).parent.mkdir(exist_ok=True)
     (tmp_path / annotations).write_text("{}")
-    assert find_split(tmp_path, split) == (tmp_path / images, tmp_path / annotations)
+    (found,) = coco_splits(tmp_path)
+    assert (found.pictures.first, found.source) == (tmp_path / images, tmp_path / annotations)
+    assert found.name == ("all" if layout == "own" else split)
 
 
-def test_no_layout_lists_what_was_tried(tmp_path):
-    (tmp_path / "images").mkdir()
-    with pytest.raises(FileNotFoundError) as error:
-        find_split(tmp_path, "train")
-    message = str(error.value)
-    assert "train2017/ + annotations/instances_train2017.json" in message
-    assert "images/ + instances_train.json" in message and message.endswith("only images exists")
+def test_a_split_that_is_not_there_says_what_is_and_what_to_type(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no split 'val' .*it has no splits.*--val-fraction.*--val-split all"):
+        CocoFolder.open(folder(tmp_path), "val")
+    (tmp_path / "instances.json").rename(tmp_path / "instances_Train.json")
+    with pytest.raises(FileNotFoundError, match="no split 'test' .*there is train.*--split train"):
+        CocoFolder.open(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match="no data folder at"):
-        find_split(tmp_path / "nowhere", "train")
+        CocoFolder.open(tmp_path / "nowhere")
 
 
 def test_folder_without_splits_says_so(tmp_path, caplog):
-    CocoFolder.open(folder(tmp_path), "val")
-    assert any("has no splits: 'val' is all of its images" in message for message in caplog.messages)
+    CocoFolder.open(folder(tmp_path), "train")
+    assert any("has no splits: 'train' is all of its images" in message for message in caplog.messages)
 
 
 # --- the fixture and a real folder

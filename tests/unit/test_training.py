@@ -138,7 +138,7 @@ def test_two_runs_in_one_folder(tmp_path):
 
 def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
     train(tmp_path)
-    with pytest.raises(TrainingError, match="holds a run with another recipe or seed: choose another folder"):
+    with pytest.raises(TrainingError, match=r"another recipe \(train.steps 8, now 9\). Choose another folder"):
         train(tmp_path, recipe=tiny_recipe(steps=9))
     (tmp_path / "last.pt").write_bytes(b"half")
     with pytest.raises(TrainingError, match="last.pt is damaged"):

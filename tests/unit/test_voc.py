@@ -1,4 +1,4 @@
-"""VocFolder: the same items as CocoFolder, VOC's corners, layouts, XML that attacks, errors that name the fault."""
+"""VOC folders: the same items as CocoFolder, VOC's corners, layouts, XML that attacks, errors that name the fault."""
 
 import json
 import logging
@@ -10,7 +10,8 @@ from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy
 from detr_mini.data.coco import CocoFolder
-from detr_mini.data.voc import VocFolder, find_voc, open_folder, parse_xml
+from detr_mini.data.layouts import open_folder
+from detr_mini.data.voc import parse_xml
 
 
 def xml(objects=(), size=(20, 10), filename="a.png", head="") -> str:
@@ -43,7 +44,7 @@ def pixel_boxes(target: dict) -> torch.Tensor:
 
 
 def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
-    data = VocFolder.open(voc(tmp_path, {"a": xml([("dog", 1, 1, 20, 10), ("cat", 3, 2, 8.5, 5)])}))
+    data = open_folder(voc(tmp_path, {"a": xml([("dog", 1, 1, 20, 10), ("cat", 3, 2, 8.5, 5)])}))
     image, target = data[0]
     assert image.shape == (3, 10, 20) and data.classes == ["cat", "dog"]
     assert target["labels"].tolist() == [1, 0] and target["image_id"] == 1
@@ -51,12 +52,11 @@ def test_corners_count_from_one_and_belong_to_the_box(tmp_path):
 
 
 def test_same_items_as_the_coco_file_of_the_same_boxes(tmp_path):
-    data = VocFolder.open(voc(tmp_path / "voc", {"a": xml([("dog", 5, 2, 14, 9)]), "b": xml(filename="b.png")}))
+    data = open_folder(voc(tmp_path / "voc", {"a": xml([("dog", 5, 2, 14, 9)]), "b": xml(filename="b.png")}))
     truth = data.coco_ground_truth()
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "instances.json").write_text(json.dumps(truth))
-    (tmp_path / "coco" / "images").symlink_to(tmp_path / "voc" / "JPEGImages")
-    other = CocoFolder.open(tmp_path / "coco")
+    other = CocoFolder(tmp_path / "voc" / "JPEGImages", tmp_path / "coco" / "instances.json")
     assert other.coco_ground_truth() == truth and len(other) == len(data) == 2
     for (image, target), (again, twin) in zip(data, other, strict=True):
         assert torch.equal(image, again) and target.keys() == twin.keys()
@@ -65,7 +65,7 @@ def test_same_items_as_the_coco_file_of_the_same_boxes(tmp_path):
 
 
 def test_difficult_objects_are_no_targets_but_stay_in_the_ground_truth(tmp_path):
-    data = VocFolder.open(voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5, 1), ("dog", 6, 1, 9, 5)])}))
+    data = open_folder(voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5, 1), ("dog", 6, 1, 9, 5)])}))
     assert len(data[0][1]["labels"]) == 1
     assert [entry["iscrowd"] for entry in data.coco_ground_truth()["annotations"]] == [1, 0]
 
@@ -77,7 +77,7 @@ def test_splits_are_the_lists_and_share_their_categories(tmp_path):
     train, val = open_folder(tmp_path, "train"), open_folder(tmp_path, "val")
     assert [path.name for path in map(train.path, range(2))] == ["a.png", "c.png"] and len(val) == 1
     assert train.label_to_category == val.label_to_category and train.classes == ["cat", "dog"]
-    with pytest.raises(FileNotFoundError, match=r"no split 'test' .*VOC's format"):
+    with pytest.raises(FileNotFoundError, match=r"no split 'test' .*there is train, val"):
         open_folder(tmp_path, "test")
 
 
@@ -93,20 +93,22 @@ def test_other_layouts_are_found(tmp_path, layout, caplog):
     (source / "JPEGImages" / "a.png").rename(images / "a.png")
     (source / "Annotations" / "a.xml").rename(files / "a.xml")
     with caplog.at_level(logging.WARNING, logger="detr_mini"):
-        assert len(open_folder(tmp_path / "x", "val")[0][1]["labels"]) == 1
+        assert len(open_folder(tmp_path / "x", "val" if layout == "split folders" else "train")[0][1]["labels"]) == 1
     assert ("has no splits" in caplog.text) == (layout != "split folders")
 
 
-def test_nothing_that_is_understood_lists_both_formats(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_train.json.*VOC's format"):
+def test_nothing_that_is_understood_says_what_is_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no files"):
+        open_folder(tmp_path)
+    (tmp_path / "a.csv").write_text("filename,xmin,ymin,xmax,ymax,class\n")
+    with pytest.raises(FileNotFoundError, match=r"It holds 1 \.csv files.*a table of boxes.*--annotations FILE"):
         open_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="no data folder"):
         open_folder(tmp_path / "gone")
-    assert find_voc(tmp_path, "train") is None
 
 
 def test_picture_is_found_under_another_ending_and_size_read_from_it(tmp_path):
-    data = VocFolder.open(voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5)], None, r"C:\photos\a.jpg"),
+    data = open_folder(voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5)], None, r"C:\photos\a.jpg"),
                                          "b": xml([], (0, 0), "")}))
     assert [data.path(i).name for i in (0, 1)] == ["a.png", "b.png"]
     assert data[0][1]["orig_size"].tolist() == data[1][1]["orig_size"].tolist() == [10, 20]
@@ -138,18 +140,18 @@ FAULTS = {
 @pytest.mark.parametrize("words", FAULTS)
 def test_fault_names_file_object_and_field(tmp_path, words):
     with pytest.raises(ValueError) as error:
-        VocFolder.open(voc(tmp_path, {"a": FAULTS[words]}))
+        open_folder(voc(tmp_path, {"a": FAULTS[words]}))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_listed_picture_without_xml_and_one_that_cannot_be_opened(tmp_path):
     voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5)])}, {"train": ["a", "gone"]})
     with pytest.raises(FileNotFoundError, match=r"gone\.xml is missing; restore it"):
-        VocFolder.open(tmp_path)
+        open_folder(tmp_path)
     voc(tmp_path, {"a": xml([("dog", 1, 1, 5, 5)], None)}, {"train": ["a"]})
     (tmp_path / "JPEGImages" / "a.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"a\.png cannot be opened"):
-        VocFolder.open(tmp_path)
+        open_folder(tmp_path)
     (tmp_path / "Annotations" / "a.xml").write_bytes(b" " * 10_000_001)
     with pytest.raises(ValueError, match="10,000,001 bytes, too many"):
-        VocFolder.open(tmp_path)
+        open_folder(tmp_path)

@@ -1,0 +1,77 @@
+"""Every folder of cases.py through check, train, evaluate and detect: the right outcome of each."""
+
+import os
+from pathlib import Path
+
+import pytest
+from cases import CASES, Case
+from fault_ground import tiny_weights
+
+from detr_mini.__main__ import main
+
+SHARED = os.environ.get("DETR_MINI_CASES")  # folders of the same names, to be tried as they are
+
+
+def run(capsys: pytest.CaptureFixture, *command: str) -> tuple[int, str, str]:
+    """Exit status, output, and the line of the error, of which there is at most one."""
+    capsys.readouterr()
+    status = main(list(command))
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == (status == 1 and command[0] != "check" or bool(errors)), err
+    return status, out, " ".join(errors)
+
+
+def try_case(case: Case, folder: Path, to: Path, capsys: pytest.CaptureFixture, exact: bool = True) -> None:
+    """All four commands on one folder. exact: it was made by cases.py, so words and numbers are known."""
+    weights = str(to / "tiny.safetensors")
+    Path(weights).write_bytes(tiny_weights())
+    status, said, error = run(capsys, "check", str(folder), "--to", str(to / "report"), "--size", "64")
+    if case.check in ("fit", "errors"):
+        assert status == (case.check == "errors"), said
+        assert ("fit for training" in said) == (case.check == "fit") and case.says in said
+    else:
+        assert status == 1 and case.check in error
+    if exact and case.images:
+        for name, count in case.images.items():
+            assert f"{name}: {count} images, " in said
+    training = ["train", "--data", str(folder), "--preset", "scenes", "--size", "64", "--steps", "2", "--batch", "2",
+                "--weights", weights, "--to", str(to / "run")]
+    status, said, error = run(capsys, *training)
+    assert status == (case.train is not None) and (case.train or "") in error, error
+    if case.train is None:
+        assert "2 steps, loss" in said
+        weights = str(to / "run" / "final.safetensors")
+    elif case.train.startswith("--val-fraction"):
+        tried = run(capsys, *training, "--val-fraction", "0.25")
+        assert tried[0] == 0 and "validation: 2 of 8 pictures set aside" in tried[1]
+        weights = str(to / "run" / "final.safetensors")
+        status, said, _ = run(capsys, "evaluate", "--data", str(folder), "--weights", weights)
+        assert status == 0 and "measured on the 2 pictures that the training set aside" in said
+        (to / "run" / "held_out.json").unlink()
+    status, said, error = run(capsys, "evaluate", "--data", str(folder), "--weights", weights)
+    if case.evaluate is None and "no class of the data" not in error:
+        assert status == 0 and "AP50" in said, error
+    else:
+        assert status == 1 and (case.evaluate or "") in error
+    pictures = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png")
+                      and not path.name.startswith("._"))[:1]
+    if pictures:
+        assert run(capsys, "detect", *pictures, "--weights", weights, "--to", str(to / "out"))[0] == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_folder_as_it_is(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "data"
+    CASES[name].make(folder)
+    try_case(CASES[name], folder, tmp_path, capsys)
+
+
+@pytest.mark.skipif(not SHARED, reason="DETR_MINI_CASES names no folder with these cases")
+@pytest.mark.parametrize("name", [name for name in CASES if SHARED and (Path(SHARED) / name).is_dir()])
+def test_folder_from_elsewhere(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    case = CASES[name]
+    says = {"roboflow": "category cells left out"}.get(name, case.says)
+    case = Case(case.make, case.check, case.train, case.evaluate, says=says)
+    try_case(case, Path(SHARED) / name, tmp_path, capsys, exact=False)
