@@ -15,15 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from detr_mini.data.finding import Pictures, Place, tell, ways_in_words
+from detr_mini.data.pictures import SIDEWAYS, open_picture, orientation
 from detr_mini.printing import plain
 
 PARTS = ("images", "annotations", "categories")
-OPENED = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "HEIF", "AVIF")  # never PostScript and the like
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -294,16 +291,11 @@ def sized(entries: list, places: list[Place | None], notes: list[str], faults: l
 
 def size_of(path: Path) -> tuple[int, int]:
     """Width and height of a picture as it is seen, turned by its EXIF tag; ValueError when it cannot be opened."""
-    Image.init()
-    formats = [name for name in OPENED if name in Image.OPEN]
     try:
-        with Image.open(path, formats=formats) as image:
-            sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-            return image.size[::-1] if sideways else image.size
-    except Exception as error:  # a damaged head can raise nearly anything
-        said = " ".join(str(error).split())
-        raise ValueError(f"{plain(path)} cannot be opened ({said}), and its annotations do not state its size"
-                         ) from None
+        with open_picture(path) as image:
+            return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
+    except ValueError as error:
+        raise ValueError(f"{error}; and its annotations do not state its size") from None
 
 
 # --- arrays

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from detr_mini.data import check_files
-from detr_mini.data.check_boxes import check_annotations, describe_split
+from detr_mini.data.check_boxes import check_annotations, describe_split, suspects
 from detr_mini.data.check_files import Seen
+from detr_mini.data.check_turns import turn_findings, turns_of
 from detr_mini.data.contact_sheet import contact_sheet
 from detr_mini.data.finding import Split
 from detr_mini.data.findings import Finding, found, shorten
@@ -63,7 +64,7 @@ class Report:
         """Write report.json and one contact sheet SPLIT.png for each split; returns the paths."""
         paths = [Path(folder) / "report.json", *(Path(folder) / f"{name}.png" for name in self.sheets)]
         with atomic(paths[0]) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         for path, sheet in zip(paths[1:], self.sheets.values(), strict=True):
             with atomic(path) as temporary:
                 sheet.save(temporary, format="PNG")
@@ -83,7 +84,7 @@ class Report:
 def split_lines(name: str, facts: dict) -> list[str]:
     """The figures of a split as a terminal shows them."""
     per, sizes, size = facts["objects_per_image"], facts["box_sizes"], facts["training_size"]
-    width = max([len(row["name"]) for row in facts["classes"]] + [5])
+    width = max([len(plain(row["name"])) for row in facts["classes"]] + [5])
     lines = [
         f"{name}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} images "
         f"without objects, {facts['crowds']} crowds",
@@ -92,7 +93,7 @@ def split_lines(name: str, facts: dict) -> list[str]:
         f"{facts['overlapping_pairs']}",
         f"  {'class':<{width}}  objects  images",
     ]
-    lines += [f"  {row['name']:<{width}}  {row['objects']:>7}  {row['images']:>6}" for row in facts["classes"]]
+    lines += [f"  {plain(row['name']):<{width}}  {row['objects']:>7}  {row['images']:>6}" for row in facts["classes"]]
     shown = ", ".join(f"{kind} {sizes['trained'][kind]} ({sizes['stored'][kind]})" for kind in sizes["trained"])
     return [*lines, f"  box sizes by COCO's limits at {size} pixels (as stored): {shown}"]
 
@@ -122,17 +123,19 @@ def check_splits(
         if split.annotations is None:
             continue
         report.splits[split.name] = describe_split(split, size)
-        seen[split.name] = check_files.look_at_all(split, quick, progress)
+        turns = turns_of(split.annotations)
+        seen[split.name] = check_files.look_at_all(split, quick, progress, turns.upright)
         report.findings += file_findings(split.name, seen[split.name])
         if pictures:
-            report.sheets[split.name] = contact_sheet(split, seen[split.name], pictures)
+            first = [*suspects(split), *turns.stored, *turns.other]
+            report.sheets[split.name] = contact_sheet(split, seen[split.name], pictures, first, turns.upright)
     whole = [split for split in splits if split.annotations is not None]
     report.findings += across(whole, seen) + unlisted_findings(whole, sum(len(split.missing) for split in whole))
     return report
 
 
 def findings_without_pictures(split: RawSplit, size: int) -> list[Finding]:
-    """All that can be said of a split without opening a picture: `train` and `evaluate` ask for it, too."""
+    """All that can be said of a split without decoding a picture: `train` and `evaluate` ask for it, too."""
     findings = found("error", "broken entries", split.name, split.faults,
                      "entries cannot be read, and training stops at the first: mend or remove them")
     if split.annotations is None:
@@ -143,7 +146,8 @@ def findings_without_pictures(split: RawSplit, size: int) -> list[Finding]:
     if split.unannotated:
         return [*findings, Finding("note", "no annotations", split.name, 0, "the test split has pictures and no "
                                    "annotations: nothing can be measured on it")]
-    return [*findings, *check_annotations(split, size), *name_findings(split)]
+    turned = turn_findings(split.name, split.annotations)
+    return [*findings, *check_annotations(split, size), *turned, *name_findings(split)]
 
 
 def name_findings(split: RawSplit) -> list[Finding]:
@@ -157,7 +161,7 @@ def name_findings(split: RawSplit) -> list[Finding]:
 
 
 def errors_of(splits: list[RawSplit], size: int = TRAINING_SIZE) -> list[Finding]:
-    """What `check` would call an error and can be told without opening a picture, over all these splits."""
+    """What `check` would call an error and can be told without decoding a picture, over all these splits."""
     findings = [finding for split in splits for finding in findings_without_pictures(split, size)]
     for split in splits:
         findings += found("error", PROBLEMS["missing"][0], split.name, split.missing, PROBLEMS["missing"][1])

@@ -7,20 +7,20 @@ import numpy as np
 import torch
 
 from detr_mini.boxes import pairwise_iou
+from detr_mini.data.check_form import AREA_SHARE, LEAST, SLACK, leave, other_form, wrong_areas
 from detr_mini.data.coco import Annotations, clamp_boxes
 from detr_mini.data.findings import Finding, found
 from detr_mini.data.raw import RawSplit
 from detr_mini.data.transforms import resized_size
+from detr_mini.printing import plain
 
 SMALL, MEDIUM = 32**2, 96**2  # square pixels: COCO's limits
 OVERLAP, SAME = 0.5, 0.9  # IoU of two boxes that crowd each other, and of two that are probably one object
 FEW_OBJECTS = 10  # of a class: too few to learn and too few to measure
 TINY = 4  # pixels in training: half a cell of the finest map that detectors here use
 MANY_TINY = 0.1  # share of the objects
-MANY_OUT = 0.2  # share of boxes that leave their image when corners were written as sizes
 MANY_BAD = 0.05  # share of boxes without area that is no accident any more
 JUDGED = 100  # detections per image that COCO's evaluation looks at
-SLACK = 2.0  # pixels that a box may stick out without a word
 
 
 def usable(found: Annotations) -> np.ndarray:
@@ -90,28 +90,43 @@ def shown(split: RawSplit, number: int) -> str:
     data = split.annotations
     name = next(entry["name"] for entry in data.categories if entry["id"] == data.category_ids[number])
     box = ", ".join(f"{value:g}" for value in data.boxes[number])
-    return f"{data.file_names[data.rows[number]]}: {name} [{box}]"
+    return f"{plain(data.file_names[data.rows[number]])}: {plain(name)} [{box}]"
+
+
+def suspects(split: RawSplit) -> list[int]:
+    """Rows of pictures that show best what is wrong with the boxes, the most telling first; empty when nothing is."""
+    data = split.annotations
+    form = other_form(data)
+    mask = form.mask if form else wrong_areas(data) & ~data.crowd
+    return list(dict.fromkeys(data.rows[mask].tolist()))
 
 
 def box_findings(split: RawSplit) -> list[Finding]:
-    """Boxes without area, boxes that leave the image, corners written where sizes belong."""
+    """Boxes in another form, without area, outside their image or over its edge; areas that contradict their boxes."""
     data, name = split.annotations, split.name
+    if form := other_form(data):
+        return found("error", form.kind, name, _examples(split, form.mask), form.words)
     corners = data.boxes.copy()
     corners[:, 2:] += corners[:, :2]
-    limit = data.sizes[data.rows][:, [1, 0, 1, 0]]  # (N, 4) width, height, width, height
     flat = (data.boxes[:, 2:] <= 0).any(axis=1)
     alive = clamp_boxes(data.boxes, data.sizes[data.rows])[1]
-    out = ((corners < -SLACK) | (corners > limit + SLACK)).any(axis=1) & alive
-    as_corners = (data.boxes[:, 2:] > data.boxes[:, :2]).all() and (data.boxes <= limit + SLACK).all()
-    if as_corners and out.sum() > MANY_OUT * len(out):
-        words = "boxes leave their image; none would if the last two numbers were corners: write x, y, width, height"
-        return found("error", "corners, not sizes", name, _examples(split, out), words)
+    out = leave(corners, data.sizes[data.rows][:, [1, 0, 1, 0]]) & alive
     words = "boxes have no width or no height: they are left out of training and still counted in the evaluation"
     findings = found(_level(flat), "boxes without area", name, _examples(split, flat), words)
     words = "boxes lie outside their image: they are left out of training and still counted in the evaluation"
     findings += found(_level(~alive & ~flat), "boxes outside", name, _examples(split, ~alive & ~flat), words)
     words = f"boxes stick out of their image by more than {SLACK:g} pixels: they are cut at its edge"
-    return findings + found("warning", "boxes over the edge", name, _examples(split, out), words)
+    findings += found("warning", "boxes over the edge", name, _examples(split, out), words)
+    return findings + area_findings(split)
+
+
+def area_findings(split: RawSplit) -> list[Finding]:
+    """Stored areas that no box has: zero, in another unit, or larger than the box."""
+    wrong = wrong_areas(split.annotations) & ~split.annotations.crowd
+    level = "error" if wrong.sum() >= LEAST and wrong.mean() >= AREA_SHARE else "warning"
+    words = ("boxes have an area of (almost) nothing, or above width times height, and AP by size goes by it: correct "
+             "'area', or leave it out")
+    return found(level, "wrong areas", split.name, _examples(split, wrong), words)
 
 
 def _level(bad: np.ndarray) -> str:

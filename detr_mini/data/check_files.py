@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from detr_mini.data.coco import read_image
+from detr_mini.data.pictures import read_image
 from detr_mini.data.raw import RawSplit
 from detr_mini.data.voc import IMAGE_SUFFIXES
+from detr_mini.printing import plain
 
 GRID = 16  # a picture's pattern has GRID x GRID bits
 ALIKE = 6  # of 256 bits may differ; JPEG compression alone changes fewer
@@ -38,15 +39,18 @@ class Seen:
     pattern: np.ndarray | None = None
 
 
-def look(path: Path, size: tuple[int, int], quick: bool = False) -> Seen:
-    """Open one file; size: the (H, W) that the annotations state. quick: only see whether it is there."""
+def look(path: Path, size: tuple[int, int], quick: bool = False, upright: bool | None = None) -> Seen:
+    """Open one file; size: the (H, W) that the annotations state. quick: only see whether it is there.
+
+    upright: whether boxes were drawn on pictures as they are seen, see pictures.py.
+    """
     if not path.is_file():
-        return Seen(path, ("missing", f"{path} does not exist"))
+        return Seen(path, ("missing", f"{plain(path)} does not exist"))
     if quick:
         return Seen(path)
     content = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
-        pixels = read_image(path, size).permute(1, 2, 0).numpy()  # (H, W, 3)
+        pixels = read_image(path, size, lambda: upright).permute(1, 2, 0).numpy()  # (H, W, 3)
     except (ValueError, OSError) as error:
         return Seen(path, ("size" if "its annotations say" in str(error) else "broken", str(error)), content)
     digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
@@ -59,12 +63,12 @@ def pattern_of(pixels: np.ndarray) -> np.ndarray | None:
     return (small[:, :-1] < small[:, 1:]).ravel() if small.std() >= PLAIN else None
 
 
-def look_at_all(split: RawSplit, quick: bool, progress: bool) -> list[Seen]:
+def look_at_all(split: RawSplit, quick: bool, progress: bool, upright: bool | None = None) -> list[Seen]:
     """Every picture that a split lists, in its order; several at a time."""
     sizes = [tuple(size) for size in split.annotations.sizes.tolist()]
     paths = [split.path(row) for row in range(len(sizes))]
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        seen = pool.map(look, paths, sizes, [quick] * len(sizes))
+        seen = pool.map(look, paths, sizes, [quick] * len(sizes), [upright] * len(sizes))
         return list(tqdm(seen, desc=split.name, total=len(sizes), unit="picture", disable=not progress))
 
 

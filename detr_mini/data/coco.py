@@ -12,11 +12,7 @@ from there:
 
 How many of each there were is written to the log "detr_mini", in one line.
 
-Images become RGB the way the annotations were made, which for COCO and DETR means PIL's `convert("RGB")`:
-grey is repeated three times, a palette is looked up, an alpha channel is dropped (not blended). Two cases go
-beyond that. 16-bit grey keeps its upper eight bits, where PIL alone would clip to white. And a photograph
-turned by its EXIF tag is turned only if its width and height then agree with the annotation file and did not
-before; the file says which of the two the boxes were drawn on.
+How picture files are opened, and when a photograph is turned, is told by pictures.py.
 """
 
 import logging
@@ -27,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from detr_mini.boxes import xyxy_to_cxcywh
 from detr_mini.data.annotations import Annotations, clamp_boxes, load_lists, parse_annotations
+from detr_mini.data.check_turns import turns_of
 from detr_mini.data.finding import (
     MISSING,
     Pictures,
@@ -43,15 +39,12 @@ from detr_mini.data.finding import (
     split_of,
     walk,
 )
+from detr_mini.data.pictures import read_image
 from detr_mini.printing import plain
 
 log = logging.getLogger("detr_mini")
 
-GREY_16_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # how PIL names such images
 MOST_LABELS = 100_000  # a class head larger than this is a mistake
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
-
 
 KNOWN = re.compile(r"instances_(train|val|valid|validation|test|default)(20\d\d)?|_annotations\.coco|instances", re.I)
 OTHERS = re.compile(r"keypoints|captions|panoptic|stuff|image_info|deprecated", re.I)  # not what a detector learns from
@@ -170,51 +163,6 @@ def stated_split(annotations: Path, images: Path) -> Split:
                  lambda faults: load_lists(annotations))
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Decode an image file to RGB, uint8 (3, H, W); see the head of this file for how.
-
-    size: the (H, W) the annotation file states. ValueError when the image has another size or cannot be
-    decoded, FileNotFoundError when it is not there; both name the path.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"image file {path} is a folder: name the pictures in it")
-    if not path.is_file():
-        raise FileNotFoundError(f"image file {path} is missing: check its name")
-    try:
-        with Image.open(path) as opened:
-            image = _to_rgb(_upright(opened, size))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image file {path} cannot be decoded ({error}): take a whole JPEG or PNG") from None
-    if size is not None and (image.height, image.width) != tuple(size):
-        found, stated = f"{image.width} x {image.height}", f"{size[1]} x {size[0]}"
-        raise ValueError(f"image file {path} is {found} pixels, its annotations say {stated}")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
-
-
-def _upright(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """The image as it is stored, unless only turning it by its EXIF tag gives the size (H, W) stated."""
-    if size is None or (image.height, image.width) == tuple(size):
-        return image
-    sideways = image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS
-    turn = sideways and (image.width, image.height) == tuple(size)
-    return ImageOps.exif_transpose(image) if turn else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any kind of PIL image as 8-bit RGB."""
-    if image.mode in GREY_16_BIT:
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"grey values {grey.min()} to {grey.max()}, more than 16 bits; convert it first")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels; convert it to 8 bits first")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 class CocoFolder(Dataset):
     """Images of a folder and their boxes from a COCO-format file, or from any other format that is read.
 
@@ -312,11 +260,17 @@ class CocoFolder(Dataset):
         index = range(len(self))[index]  # -1 is the last one; IndexError past the end
         size = self.found.sizes[index]  # (2,) height, width
         try:
-            image = read_image(self.path(index), tuple(size.tolist()))
+            image = read_image(self.path(index), tuple(size.tolist()), self.upright)
         except (FileNotFoundError, ValueError) as error:
             advice = f"restore the file, or remove the image from {self.annotations}"
             raise type(error)(f"image id {self.image_ids[index]}: {error}; {advice}") from None
         return image, self._target(index, size)
+
+    def upright(self) -> bool | None:
+        """Whether boxes were drawn on photographs as they are seen, where a picture's own size does not tell."""
+        if not hasattr(self, "_upright"):  # asked for by few data sets, and then for every such picture
+            self._upright = turns_of(self.found).upright
+        return self._upright
 
     def _target(self, index: int, size: np.ndarray) -> dict[str, Tensor | int]:
         """Labels and normalised boxes of one image of `size` (H, W)."""

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.data.coco import CocoFolder, coco_splits, read_image
+from detr_mini.data.coco import CocoFolder, coco_splits
+from detr_mini.data.pictures import read_image
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = REPOSITORY / "data" / "tiny_coco"

@@ -25,8 +25,9 @@ from detr_mini import zoo
 from detr_mini.__main__ import main
 from detr_mini.checkpoints import CheckpointError, Official, save_weights, to_official
 from detr_mini.data.archives import DownloadError
-from detr_mini.data.coco import CocoFolder, read_image
+from detr_mini.data.coco import CocoFolder
 from detr_mini.data.labels import labelled_as
+from detr_mini.data.pictures import read_image
 from detr_mini.data.transforms import build_transform
 from detr_mini.detection import detect
 from detr_mini.detr import Detr
