@@ -15,6 +15,7 @@ from detr_mini.commands.plan import add_plan
 from detr_mini.commands.race import add_race
 from detr_mini.commands.shared import positive
 from detr_mini.commands.train import add_train
+from detr_mini.printing import plain
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,6 +77,9 @@ def run_pretrain(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 1 after one line on stderr when something the user can mend is wrong."""
+    for stream in (sys.stdout, sys.stderr):  # a console that lacks a letter shows its number, and nothing is lost
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     return guarded(options.run, options)
@@ -97,7 +101,7 @@ def guarded(run: Callable[[argparse.Namespace], int | None], options: argparse.N
 
 def in_words(error: Exception) -> str:
     """An error in one line; where memory ran out, with what helps."""
-    words = " ".join(str(error).split())
+    words = plain(" ".join(str(error).split()))
     if isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words:
         return f"there is not enough memory ({words[:200]}): lower --batch, --size or --queries"
     return words

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from detr_mini import printing
 from detr_mini.data.labels import labelled_as
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
@@ -76,8 +77,9 @@ class AveragePrecision:
             "  ".join(f"{head:>6}" for head in heads),
             "  ".join(f"{_shown(getattr(self, name)):>6}" for name in names) + f"   ({self.images} images)",
         ]
-        width = max(map(len, self.per_class), default=0)
-        lines += [f"  {name:<{width}}  {_shown(value):>6}" for name, value in self.per_class.items()]
+        named = {printing.plain(name): value for name, value in self.per_class.items()}
+        width = max(map(len, named), default=0)
+        lines += [f"  {name:<{width}}  {_shown(value):>6}" for name, value in named.items()]
         return "\n".join(lines)
 
 
