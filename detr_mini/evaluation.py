@@ -190,6 +190,41 @@ def _run_coco(truth: dict, found: list[dict], image_ids: list[int], judge: str |
     return run
 
 
+def matched_by_coco(dataset: Dataset, predictions: Predictions) -> list[tuple[np.ndarray, ...]]:
+    """COCO's matching of all images, class by class, for what is computed from it again and again (comparing.py).
+
+    Of every class: the row of its image of each detection, best first (K,); whether it is right, and whether it counts
+    for nothing (a crowd), at ten levels of IoU, (10, K) each; how many objects each image has (I,). Raises as
+    `average_precision`.
+    """
+    truth = dataset.coco_ground_truth()
+    ids = [image["id"] for image in truth["images"]]
+    found = []
+    for image_id, boxes in predictions.items():
+        if image_id not in set(ids):
+            raise ValueError(f"image id {image_id} is not in the data set; predictions belong to other data")
+        _check(image_id, boxes, dataset.num_classes)
+        found += _detections(image_id, boxes, dataset.label_to_category)
+    run = _run_coco(truth, found, sorted(ids), "pycocotools")
+    row = {image_id: place for place, image_id in enumerate(ids)}
+    per_class = len(run.evalImgs) // len(run.params.catIds)
+    groups = [run.evalImgs[place * per_class : place * per_class + len(ids)] for place in range(len(run.params.catIds))]
+    return [_joined([one for one in group if one], row, len(ids)) for group in groups]  # the first area is "all"
+
+
+def _joined(matches: list[dict], row: dict[int, int], images: int) -> tuple[np.ndarray, ...]:
+    """One class's matches of all images, as `matched_by_coco` gives them."""
+    objects = np.zeros(images, int)
+    for one in matches:
+        objects[row[one["image_id"]]] = (np.asarray(one["gtIgnore"]) == 0).sum()
+    scores = np.concatenate([one["dtScores"] for one in matches]) if matches else np.zeros(0)
+    order = np.argsort(-scores, kind="mergesort")
+    image = np.concatenate([[row[one["image_id"]]] * len(one["dtScores"]) for one in matches] or [[]]).astype(int)
+    right = np.concatenate([one["dtMatches"] > 0 for one in matches] or [np.zeros((10, 0), bool)], axis=1)
+    ignored = np.concatenate([one["dtIgnore"] > 0 for one in matches] or [np.zeros((10, 0), bool)], axis=1)
+    return image[order], right[:, order], ignored[:, order], objects
+
+
 def _summarise(run: COCOeval, dataset: Dataset, images: int) -> AveragePrecision:
     """COCOeval's arrays as a result. It writes -1 where nothing was to be found; here that is nan."""
     numbers = [float(value) if value > -1 else math.nan for value in run.stats[:12]]

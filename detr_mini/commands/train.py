@@ -19,6 +19,7 @@ from detr_mini.commands.shared import (
     splits_of,
 )
 
+LONG = 20  # steps; of shorter trainings nobody needs to know beforehand how long they take
 BACKBONES = ("resnet50", "efficientnet_lite0", "small")
 
 
@@ -103,6 +104,8 @@ def run_train(options: argparse.Namespace) -> None:
     recipe = recipe_of(options, train_set, source)
     warn_of_few_queries(train_set, recipe.model.queries)
     model = build_model(options, recipe, source, train_set.classes)
+    if options.data != "scenes" and recipe.train.steps and recipe.train.steps >= LONG:
+        print(how_long(model, recipe), flush=True)
     results: list[dict] = []
 
     def measure(detector):
@@ -257,6 +260,15 @@ def coloured(recipe):
 
     lite = recipe.model.backbone == "efficientnet_lite0"
     return replace(recipe, data=replace(recipe.data, mean=LITE_MEAN, std=LITE_STD)) if lite else recipe
+
+
+def how_long(model, recipe) -> str:
+    """What the training will take on this machine, before it starts."""
+    from detr_mini.fitting import in_time, seconds_per_step
+
+    each, steps = seconds_per_step(model, recipe), recipe.train.steps
+    return (f"about {in_time(each * steps)}: {steps} steps of {each:.2g} s, measured on two random batches; loading, "
+            "matching and evaluation come on top")
 
 
 def build_model(options: argparse.Namespace, recipe, source, classes: list[str | None]):

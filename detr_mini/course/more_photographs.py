@@ -91,7 +91,8 @@ def read_growth(step: int = STEPS, folder: Path = RUNS) -> dict[int, list[float]
     """AP50 on the 87 other photographs at a step, per number of photographs: one figure per seed."""
     found = {}
     for count in (*COUNTS, ALL):
-        runs = [path_of(count, seed, folder).read_text().splitlines()[1:] for seed in SEEDS]
+        paths = [path_of(count, seed, folder) for seed in SEEDS]
+        runs = [path.read_text().splitlines()[1:] for path in paths if path.is_file()]
         found[count] = [row["ap50"] for rows in runs for row in map(json.loads, rows) if row["step"] == step]
     return found
 

@@ -14,9 +14,13 @@ from detr_mini.planning import (
     GIGA,
     GPUS,
     REACHED,
+    ROOM,
+    TIMED,
+    Timed,
     forward_work,
     kept_for_backward,
     plan,
+    smallest_accumulate,
     usual_size,
 )
 from detr_mini.recipes import DETR_SCENES, resized
@@ -52,7 +56,8 @@ def test_steps_share_and_hours() -> None:
     assert one.activations // 2 == other.activations
     assert one.memory == ADAMW * one.parameters + 8 * one.activations
     said = str(one)
-    assert "DOES NOT FIT" not in said and "Nobody has timed this plan" in said and f"{one.hours[0]:.1f} hours" in said
+    assert "DOES NOT FIT" not in said and "nobody has compared: time 200 steps first" in said
+    assert f"{one.hours[0]:.1f} hours" in said
     assert "DOES NOT FIT" in str(plan("deformable", recipe, 1000, "t4", 1))
 
 
@@ -96,3 +101,22 @@ def test_what_cannot_be_planned() -> None:
         plan("detr", recipe, 10, "a100", 3)
     with pytest.raises(ValueError, match="neither steps nor epochs"):
         str(plan("detr", replace(recipe, train=replace(recipe.train, epochs=None)), 10))
+
+
+@pytest.mark.parametrize("timed", TIMED, ids=lambda timed: f"{timed.detector} {timed.preset}")
+def test_plans_against_trainings_that_their_authors_timed(timed: Timed) -> None:
+    """Eight V100, float32: as long as published, or up to a fifth longer."""
+    planned = plan(timed.detector, zoo.recipe(timed.detector, timed.preset), COCO_TRAIN_IMAGES, "v100", 8).hours[0]
+    assert 0.98 < planned / timed.hours < 1.21
+
+
+def test_micro_batches_are_as_few_as_fit() -> None:
+    """Two-stage Deformable DETR, batch 32, on one GPU: more memory, fewer parts; half precision, fewer; one part less
+    would not fit."""
+    recipe = zoo.recipe("deformable", "coco-two-stage")
+    parts = {gpu: smallest_accumulate("deformable", recipe, gpu) for gpu in ("a100", "rtx4090", "t4")}
+    assert parts == {"a100": 4, "rtx4090": 8, "t4": 16}
+    assert smallest_accumulate("deformable", recipe, "a100", half=True) == 2
+    assert plan("deformable", recipe, 1000, "a100", 1, accumulate=2).memory > ROOM * 80 * GIGA
+    with pytest.raises(ValueError, match="not even one image at a time fits into the 1 GiB"):
+        smallest_accumulate("deformable", recipe, replace(GPUS["t4"], memory=1))

@@ -51,7 +51,8 @@ def test_no_command_hands_a_strangers_text_to_the_terminal(tmp_path, capsys) -> 
     folder, run = str(tmp_path), str(tmp_path / "run")
     small = ["--steps", "1", "--backbone", "small", "--size", "64", "--batch", "1", "--evaluate-every", "1"]
     picture = str(tmp_path / "images" / "a\x1b[31m4.png")
-    for command in (["check", folder, "--to", str(tmp_path / "check")], ["train", "--data", folder, *small, "--to", run],
+    for command in (["check", folder, "--to", str(tmp_path / "check")],
+                    ["train", "--data", folder, *small, "--to", run],
                     ["evaluate", "--data", folder, "--weights", f"{run}/final.safetensors"],
                     ["detect", picture, "--weights", f"{run}/final.safetensors", "--to", str(tmp_path / "out"),
                      "--threshold", "0"],

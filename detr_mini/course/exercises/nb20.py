@@ -208,9 +208,12 @@ EXERCISES = (
 QUIZ = (
     Question("You fine-tune on 60 photographs. AP50 on 12 others rises from 0.81 to 0.83. What do you say?", (
         Choice("It got better by two points", "Twelve photographs move by more than that when you take twelve others."),
-        Choice("Too few pictures to tell",
-               "Yes. Ten people with other photographs would disagree by more than 0.02.", True),
-        Choice("It overfits", "Perhaps, but this does not show it. The spread of the figure is larger than the step."),
+        Choice("Too few pictures to tell, so I would not even look",
+               "Both figures are of the same twelve photographs, so their difference is steadier than either of them."),
+        Choice("Not yet: I ask the paired bootstrap on those twelve, and for more photographs",
+               "Yes. Same pictures, so the spread of the difference counts. With twelve it will often include 0.",
+               True),
+        Choice("It overfits", "Perhaps, but this does not show it: on these twelve it rose."),
     )),
     Question("Your classes are cat, dog and parasol; the weights know cat, dog and umbrella. What is kept?", (
         Choice("Everything but the class head", "Rows whose names agree are kept as well: cat and dog."),
