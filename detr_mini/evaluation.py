@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from detr_mini.data.labels import labelled_as
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
+from detr_mini.printing import plain
 from detr_mini.recipes import DataRecipe
 
 Predictions = dict[int, dict[str, Tensor]]
@@ -76,8 +77,10 @@ class AveragePrecision:
             "  ".join(f"{head:>6}" for head in heads),
             "  ".join(f"{_shown(getattr(self, name)):>6}" for name in names) + f"   ({self.images} images)",
         ]
-        width = max(map(len, self.per_class), default=0)
-        lines += [f"  {name:<{width}}  {_shown(value):>6}" for name, value in self.per_class.items()]
+        names = list(map(plain, self.per_class))
+        width = max(map(len, names), default=0)
+        lines += [f"  {name:<{width}}  {_shown(value):>6}"
+                  for name, value in zip(names, self.per_class.values(), strict=True)]
         return "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from detr_mini.printing import plain
+
 MOST_EXAMPLES = 20  # in the report; a terminal shows three
 
 
@@ -23,7 +25,7 @@ class Finding:
         more = [f"         ... and {self.count - shown} more"] if len(self.examples) > shown else []
         amount = f"{self.count} " if self.count else ""
         head = f"{self.level.upper():<8} {self.split}: {self.kind}: {amount}{self.message}"
-        return [head, *(f"         {example}" for example in self.examples[:shown]), *more]
+        return [plain(head), *(f"         {plain(example)}" for example in self.examples[:shown]), *more]
 
 
 def found(level: str, kind: str, split: str, examples: list[str], message: str) -> list[Finding]:

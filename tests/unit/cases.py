@@ -135,7 +135,7 @@ def backslashes(place: Path) -> None:
 
 
 def another_machine(place: Path) -> None:
-    names = [f"/home/somebody/label-studio/media/upload/4/a{i}.jpg" for i in range(8)]
+    names = [f"/data/label-studio/media/upload/4/a{i}.jpg" for i in range(8)]
     coco(place, "instances.json", [f"images/a{i}.jpg" for i in range(8)], names)
 
 

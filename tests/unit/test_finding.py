@@ -46,11 +46,11 @@ def test_a_picture_is_found_by_what_is_left_of_its_name(tmp_path):
     folder = place(tmp_path, "images/a.jpg", "images/day 1/b.JPG", f"images/{flute}")
     pictures = Pictures(folder, folder / "images")
     ways = {name: pictures.find(name) for name in (
-        "a.jpg", "photos/a.jpg", r"photos\a.jpg", r"C:\x\a.jpg", "/home/x/a.jpg", "day%201/b.JPG", "day 1/b.jpg",
+        "a.jpg", "photos/a.jpg", r"photos\a.jpg", r"C:\x\a.jpg", "/mnt/x/a.jpg", "day%201/b.JPG", "day 1/b.jpg",
         "fl\u00f6te.png", "a", "http://localhost:8080/data/upload/a.jpg", "images/a.jpg", "./a.jpg")}
     assert {name: found.way for name, found in ways.items()} == {
         "a.jpg": "stated", "photos/a.jpg": "elsewhere", r"photos\a.jpg": "backslashes", r"C:\x\a.jpg": "backslashes",
-        "/home/x/a.jpg": "elsewhere", "day%201/b.JPG": "decoded", "day 1/b.jpg": "case", "fl\u00f6te.png": "case",
+        "/mnt/x/a.jpg": "elsewhere", "day%201/b.JPG": "decoded", "day 1/b.jpg": "case", "fl\u00f6te.png": "case",
         "a": "suffix", "http://localhost:8080/data/upload/a.jpg": "elsewhere", "images/a.jpg": "stated",
         "./a.jpg": "stated"}
     assert all(found.path.is_file() for found in ways.values())
