@@ -87,8 +87,8 @@ def split_lines(name: str, facts: dict) -> list[str]:
     names = [plain(row["name"]) for row in facts["classes"]]
     width = max([len(name) for name in names] + [5])
     lines = [
-        f"{plain(name)}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} images "
-        f"without objects, {facts['crowds']} crowds",
+        f"{plain(name)}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} "
+        f"images without objects, {facts['crowds']} crowds",
         f"  pictures, width x height: {', '.join(facts['picture_sizes'])}",
         f"  objects per image: median {per['median']:g}, most {per['most']}; pairs that overlap by half or more (IoU): "
         f"{facts['overlapping_pairs']}",
@@ -154,8 +154,8 @@ def query_findings(split: RawSplit) -> list[Finding]:
     per_image = np.bincount(split.annotations.rows[~split.annotations.crowd])
     if not len(per_image) or per_image.max() <= USUAL_QUERIES:
         return []
-    said = (f"the fullest image has {per_image.max()} objects, and a detector with {USUAL_QUERIES} queries finds no more "
-            f"than that: `train` chooses enough by itself, and with a preset give --queries {per_image.max()}")
+    said = (f"the fullest image has {per_image.max()} objects, and a detector with {USUAL_QUERIES} queries finds no "
+            f"more than that: `train` chooses enough by itself, and with a preset give --queries {per_image.max()}")
     return [Finding("note", "queries", split.name, 0, said)]
 
 

@@ -454,7 +454,7 @@ CASES = {
     "names in other cases": Case(other_case, images=TWO, says="without regard to upper and lower case"),
     "names in another normal form": Case(other_form, train=NO_VAL, images={"all": 8}, says="without regard to"),
     "pictures in subfolders": Case(subfolders, train=NO_VAL, images={"all": 8}),
-    "one name, two pictures": Case(same_name_twice, "errors", "could be day1/0.jpg and day2/0.jpg",
+    "one name, two pictures": Case(same_name_twice, "errors", "no split 'val'",
         "could be day1/0.jpg"),
     "a folder in the folder": Case(nested_once_more, images=TWO),
     "two files of one split": Case(two_of_one_split, "two annotation files for the split 'train'",

@@ -8,6 +8,9 @@ from cases import CASES, Case
 from fault_ground import tiny_weights
 
 from detr_mini.__main__ import main
+from detr_mini.data.check import errors_of
+from detr_mini.data.layouts import find_splits
+from detr_mini.data.raw import read_split
 
 SHARED = os.environ.get("DETR_MINI_CASES")  # folders of the same names, to be tried as they are
 
@@ -66,6 +69,23 @@ def test_folder_as_it_is(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = tmp_path / "data"
     CASES[name].make(folder)
     try_case(CASES[name], folder, tmp_path, capsys)
+
+
+OTHERS = sorted(set(os.listdir(SHARED)) - set(CASES)) if SHARED else []
+
+
+@pytest.mark.skipif(not SHARED, reason="DETR_MINI_CASES names no folder with these cases")
+@pytest.mark.parametrize("name", OTHERS)
+def test_train_and_evaluate_agree_with_check(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What check calls fit for training trains; what it calls an error without opening pictures does not."""
+    folder, weights = Path(SHARED) / name, tmp_path / "tiny.safetensors"
+    weights.write_bytes(tiny_weights())
+    errors = errors_of([read_split(split) for split in find_splits(folder)])
+    status = run(capsys, "check", str(folder), "--to", str(tmp_path / "report"), "--size", "64")[0]
+    trained, _, said = run(capsys, "train", "--data", str(folder), "--preset", "scenes", "--size", "64", "--steps", "2",
+                           "--batch", "2", "--weights", str(weights), "--to", str(tmp_path / "run"))
+    assert trained == 1 if errors else trained <= status
+    assert not errors or status == 1 and f"{errors[0].split}: {errors[0].kind}" in said
 
 
 @pytest.mark.skipif(not SHARED, reason="DETR_MINI_CASES names no folder with these cases")

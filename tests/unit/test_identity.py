@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import coco, renamed, renumbered, write
+from cases import CASES, coco, renamed, renumbered, write
 from fault_ground import tiny_weights
 from safetensors.torch import load_file
 from test_training import Squares, tiny_recipe
@@ -233,6 +233,28 @@ def test_annotations_and_images_are_named_on_every_command(tmp_path, capsys):
 def test_options_that_do_not_fit_together(more, words, capsys):
     assert main(["train", *more]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_splits_may_be_validated_on_itself_when_that_is_said(tmp_path, capsys):
+    CASES["03_cvat_default"].make(tmp_path / "data")
+    assert main(command(tmp_path / "data", tmp_path / "run", "--val-split", "all")) == 0
+    assert main(["evaluate", "--data", str(tmp_path / "data"), "--split", "all", "--weights",
+                 str(tmp_path / "run" / "final.safetensors")]) == 0
+
+
+def test_nothing_is_measured_on_a_split_without_annotations(tmp_path, capsys):
+    CASES["41_test_without_annotations"].make(tmp_path / "data")
+    assert main(command(tmp_path / "data", tmp_path / "run")) == 0
+    assert main(["evaluate", "--data", str(tmp_path / "data"), "--split", "test", "--weights",
+                 str(tmp_path / "run" / "final.safetensors")]) == 1
+    assert "these images have no annotations (a test split has none by nature)" in capsys.readouterr().err
+
+
+def test_captions_beside_pictures_are_no_labels(tmp_path, capsys):
+    CASES["pictures only"].make(tmp_path)
+    write(tmp_path / "a.txt", "a photo of a cat")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "no data set that is read" in capsys.readouterr().err
 
 
 def test_a_fraction_is_refused_where_there_is_a_split_to_validate_on(folder, tmp_path, capsys):
