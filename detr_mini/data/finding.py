@@ -342,7 +342,8 @@ def variants(name: str) -> list[tuple[str, str]]:
     """(way, text) of what a stated name may mean, the likeliest first."""
     turned, decoded = name.replace("\\", "/"), unquote(name)
     texts: dict[str, str] = {}
-    for way, text in (("stated", name), ("backslashes", turned), ("decoded", decoded), ("decoded", unquote(turned))):
+    for way, text in (("stated", name), ("backslashes", turned), ("decoded", decoded),
+                      ("decoded", unquote(turned).replace("\\", "/"))):
         texts.setdefault(text, way)
     return [(way, text) for text, way in texts.items() if "\0" not in text]
 
