@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
+import yaml
+
 from detr_mini.printing import plain
 
 log = logging.getLogger("detr_mini")
@@ -59,6 +61,23 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that hold anything, without the blanks at both ends. Raises as `read_text`."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads plain values, and no aliases: a few of those can stand for more than any memory holds."""
+
+    def compose_node(self, parent: object, index: object) -> object:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name), which is not read")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str, where: Path) -> object:
+    """The content of YAML; ValueError naming the file when it is broken."""
+    try:
+        return yaml.load(text, _Plain)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{plain(where)} cannot be read as YAML: {plain(' '.join(str(error).split()))}") from None
 
 
 def is_litter(name: str) -> bool:

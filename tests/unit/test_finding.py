@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_mini.data.finding import AMBIGUOUS, MISSING, OUTSIDE, Pictures, read_lines, split_of, ways_in_words
+from detr_mini.data.finding import AMBIGUOUS, MISSING, OUTSIDE, Pictures, read_lines, read_yaml, split_of, ways_in_words
 
 
 def place(folder: Path, *names: str) -> Path:
@@ -88,6 +88,15 @@ def test_a_name_that_leaves_the_folder_is_not_opened(tmp_path):
     assert pictures.find("../images/a.jpg").way == "stated"  # leads out and in again
     assert pictures.find("gone.jpg").way == MISSING
     assert Pictures(folder / "images", links=True).find("linked.jpg").way == "stated"  # where the user has said so
+
+
+def test_yaml_cannot_grow_and_cannot_call(tmp_path):
+    assert read_yaml("names: {0: red}", tmp_path / "data.yaml") == {"names": {0: "red"}}
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n"
+    for text, words in ((bomb, "an alias"), ("names: !!python/object/apply:os.getcwd []", "could not determine"),
+                        ("names: [red", "expected")):
+        with pytest.raises(ValueError, match=rf"data\.yaml cannot be read as YAML: .*{words}"):
+            read_yaml(text, tmp_path / "data.yaml")
 
 
 def test_litter_is_no_picture(tmp_path):
