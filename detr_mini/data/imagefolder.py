@@ -28,7 +28,7 @@ def imagefolder_splits(folder: Path) -> list[Split]:
     broken: list[ValueError] = []
     for path in paths:
         for number, row in rows_of(path, broken):
-            below = path.parent.relative_to(folder) / str(row.get("file_name", ""))
+            below = path.parent.relative_to(folder) / str(row.get("file_name") or "no name")
             groups[split_in(below.parent) or "all"].append((path, number, row))
     if paths and broken and not groups:
         raise broken[0]

@@ -301,7 +301,7 @@ def read_row(words: list[str], size: tuple[int, int], told: Told) -> tuple[int, 
         category, *numbers = map(float, words)
     except ValueError:
         raise ValueError("has something that is no number") from None
-    if not all(map(math.isfinite, numbers)) or category != int(category):
+    if not all(map(math.isfinite, (category, *numbers))) or category != int(category):
         raise ValueError("has a number that is not finite, or a class that is not whole")
     if int(category) not in told.names:
         raise ValueError(f"is of class {category:g}, and there are {min(told.names)} to {max(told.names)}"
