@@ -4,7 +4,7 @@
     print(report)
     report.save("runs/check")
 
-A folder in COCO's or in Pascal VOC's format goes in, with all its splits. Findings come in three levels. An *error*
+A folder in any format that is read (layouts.py) goes in, with all its splits. Findings come in three levels. An *error*
 would stop a training or spoil it or its figures, such as a broken picture, or the same picture to train and to
 validate on. A *warning* is worth a look. A *note* is good to know.
 """

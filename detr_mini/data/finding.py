@@ -310,7 +310,8 @@ class Pictures:
         for root in self.roots:  # what has no usual suffix, lies very deep, or behind a link or "../"
             path = os.path.join(self.folder, root, text)
             if os.path.isfile(path):
-                return Place(Path(path), "stated") if self.links or self.holds(path) else self.outside(text)
+                linked = self.links and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(self.folder))
+                return Place(Path(path), "stated") if linked or self.holds(path) else self.outside(text)
         return None
 
     def place(self, path: str, way: str) -> Place:

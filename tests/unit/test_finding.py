@@ -87,7 +87,9 @@ def test_a_name_that_leaves_the_folder_is_not_opened(tmp_path):
         assert found.way == OUTSIDE and "--images FOLDER" in found.said, (name, found)
     assert pictures.find("../images/a.jpg").way == "stated"  # leads out and in again
     assert pictures.find("gone.jpg").way == MISSING
-    assert Pictures(folder / "images", links=True).find("linked.jpg").way == "stated"  # where the user has said so
+    named = Pictures(folder / "images", links=True)  # where the user has said so, links are followed
+    assert named.find("linked.jpg").way == "stated" and Pictures(folder, links=True).find("more/b.jpg").way == "stated"
+    assert named.find("../../secret.jpg").way == named.find(str(tmp_path / "secret.jpg")).way == OUTSIDE
 
 
 def test_yaml_cannot_grow_and_cannot_call(tmp_path):
