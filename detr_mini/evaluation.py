@@ -26,6 +26,7 @@ from detr_mini import printing
 from detr_mini.data.labels import labelled_as
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
+from detr_mini.printing import plain
 from detr_mini.recipes import DataRecipe
 
 Predictions = dict[int, dict[str, Tensor]]
@@ -77,9 +78,10 @@ class AveragePrecision:
             "  ".join(f"{head:>6}" for head in heads),
             "  ".join(f"{_shown(getattr(self, name)):>6}" for name in names) + f"   ({self.images} images)",
         ]
-        named = {printing.plain(name): value for name, value in self.per_class.items()}
-        width = max(map(len, named), default=0)
-        lines += [f"  {name:<{width}}  {_shown(value):>6}" for name, value in named.items()]
+        names = list(map(plain, self.per_class))
+        width = max(map(len, names), default=0)
+        lines += [f"  {name:<{width}}  {_shown(value):>6}"
+                  for name, value in zip(names, self.per_class.values(), strict=True)]
         return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from detr_mini.commands.shared import (
     open_split,
     positive,
     require_sound,
+    said_of,
     scenes_of,
     splits_of,
 )
@@ -137,6 +138,8 @@ def scenes_sets(options: argparse.Namespace) -> tuple:
 
 def folder_sets(options: argparse.Namespace) -> tuple:
     """The images to train and to evaluate on, of splits that agree on the classes, and without an error in them."""
+    from detr_mini.data.coco import CocoFolder
+    from detr_mini.data.finding import choose_split
     from detr_mini.data.labels import validated_as
 
     splits = splits_of(options)
@@ -144,8 +147,9 @@ def folder_sets(options: argparse.Namespace) -> tuple:
     if options.val_fraction is not None:
         train_set, val_set = parts_of(options, splits)
     else:
-        train_set = open_split(options, options.split, splits)
-        val_set = train_set if wanted == options.split else open_split(options, wanted, splits)
+        train_split, val_split = (choose_split(splits, name, said_of(options)) for name in (options.split, wanted))
+        train_set = CocoFolder.of(train_split)
+        val_set = train_set if val_split is train_split else CocoFolder.of(val_split)
     whole, train_set = train_set, limited(train_set, options.limit)
     require_sound([train_set] if val_set is whole else [train_set, val_set], "a training on it", options)
     return train_set, train_set if val_set is whole else validated_as(val_set, train_set.classes)

@@ -278,6 +278,8 @@ def sized(entries: list, places: list[Place | None], notes: list[str], faults: l
     made = []
     for entry, place in zip(entries, places, strict=True):
         without = isinstance(entry, dict) and (entry.get("width") is None or entry.get("height") is None)
+        if without and place and place.lost and faults is None:
+            raise ValueError(f"an image without width and height has no picture to take them from: {place.said}")
         if without and place and not place.lost:
             try:
                 entry = entry | dict(zip(("width", "height"), size_of(place.path), strict=True))
@@ -316,6 +318,7 @@ def parse_annotations(
             return None
     images, categories = content["images"], _categories(path, content["categories"])
     image_ids = _unique_ids(path, images, "images")
+    file_names = _column(path, images, "images", "file_name", _text)
     heights, widths = (_column(path, images, "images", side, _side) for side in ("height", "width"))
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
     owners = _column(path, content["annotations"], "annotations", "image_id", _whole)
@@ -323,7 +326,7 @@ def parse_annotations(
     objects = _objects(path, content["annotations"], {category["id"] for category in categories})
     return Annotations(
         image_ids=image_ids,
-        file_names=_column(path, images, "images", "file_name", _text),
+        file_names=file_names,
         sizes=np.array([heights, widths], dtype=np.int64).T,
         rows=rows[rows >= 0],
         categories=categories,

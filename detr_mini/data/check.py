@@ -4,7 +4,7 @@
     print(report)
     report.save("runs/check")
 
-A folder in COCO's or in Pascal VOC's format goes in, with all its splits. Findings come in three levels. An *error*
+A folder in any format that is read (layouts.py) goes in, with all its splits. Findings come in three levels. An *error*
 would stop a training or spoil it or its figures, such as a broken picture, or the same picture to train and to
 validate on. A *warning* is worth a look. A *note* is good to know.
 """
@@ -30,6 +30,7 @@ from detr_mini.files import atomic
 from detr_mini.printing import plain
 
 TRAINING_SIZE = 320  # pixels of the shorter side, where nothing else is said
+USUAL_QUERIES = 100  # DETR's
 LEVELS = ("error", "warning", "note")
 PROBLEMS = {
     "missing": ("missing files", "pictures are listed and not there: restore them, or take them off the list"),
@@ -84,16 +85,18 @@ class Report:
 def split_lines(name: str, facts: dict) -> list[str]:
     """The figures of a split as a terminal shows them."""
     per, sizes, size = facts["objects_per_image"], facts["box_sizes"], facts["training_size"]
-    width = max([len(plain(row["name"])) for row in facts["classes"]] + [5])
+    names = [plain(row["name"]) for row in facts["classes"]]
+    width = max([len(name) for name in names] + [5])
     lines = [
-        f"{name}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} images "
-        f"without objects, {facts['crowds']} crowds",
+        f"{plain(name)}: {facts['images']} images, {facts['objects']} objects, {facts['images_without_objects']} "
+        f"images without objects, {facts['crowds']} crowds",
         f"  pictures, width x height: {', '.join(facts['picture_sizes'])}",
         f"  objects per image: median {per['median']:g}, most {per['most']}; pairs that overlap by half or more (IoU): "
         f"{facts['overlapping_pairs']}",
         f"  {'class':<{width}}  objects  images",
     ]
-    lines += [f"  {plain(row['name']):<{width}}  {row['objects']:>7}  {row['images']:>6}" for row in facts["classes"]]
+    lines += [f"  {called:<{width}}  {row['objects']:>7}  {row['images']:>6}"
+              for called, row in zip(names, facts["classes"], strict=True)]
     shown = ", ".join(f"{kind} {sizes['trained'][kind]} ({sizes['stored'][kind]})" for kind in sizes["trained"])
     return [*lines, f"  box sizes by COCO's limits at {size} pixels (as stored): {shown}"]
 
@@ -147,7 +150,17 @@ def findings_without_pictures(split: RawSplit, size: int) -> list[Finding]:
         return [*findings, Finding("note", "no annotations", split.name, 0, "the test split has pictures and no "
                                    "annotations: nothing can be measured on it")]
     turned = turn_findings(split.name, split.annotations)
-    return [*findings, *check_annotations(split, size), *turned, *name_findings(split)]
+    return [*findings, *check_annotations(split, size), *turned, *name_findings(split), *query_findings(split)]
+
+
+def query_findings(split: RawSplit) -> list[Finding]:
+    """Images with more objects than most detectors have queries."""
+    per_image = np.bincount(split.annotations.rows[~split.annotations.crowd])
+    if not len(per_image) or per_image.max() <= USUAL_QUERIES:
+        return []
+    said = (f"the fullest image has {per_image.max()} objects, and a detector with {USUAL_QUERIES} queries finds no "
+            f"more than that: `train` chooses enough by itself, and with a preset give --queries {per_image.max()}")
+    return [Finding("note", "queries", split.name, 0, said)]
 
 
 def name_findings(split: RawSplit) -> list[Finding]:

@@ -89,7 +89,7 @@ def is_coco(path: Path) -> bool:
     with path.open("rb") as file:
         text = file.read(SNIFFED)
         file.seek(max(len(text), path.stat().st_size - SNIFFED))
-        text += file.read()
+        text = (text + file.read()).replace(b"\0", b"")  # of UTF-16
     return bool(LISTS.search(text) and MORE_LISTS.search(text))
 
 
@@ -109,7 +109,7 @@ def without_whole(groups: dict[str, list[Path]], folder: Path) -> dict[str, list
     whole = groups.pop("all", [])
     if groups or len(whole) < 2:
         return groups or ({"all": whole} if whole else {})
-    stems = [path.stem for path in whole]
+    stems = [path.stem.removeprefix("instances_") for path in whole]
     twice = len(set(stems)) < len(stems)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in whole] if twice else stems
     return {name: [path] for name, path in zip(names, whole, strict=True)}

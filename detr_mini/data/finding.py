@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
+import yaml
+
 from detr_mini.printing import plain
 
 log = logging.getLogger("detr_mini")
@@ -59,6 +61,23 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that hold anything, without the blanks at both ends. Raises as `read_text`."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads plain values, and no aliases: a few of those can stand for more than any memory holds."""
+
+    def compose_node(self, parent: object, index: object) -> object:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name), which is not read")
+        return super().compose_node(parent, index)
+
+
+def read_yaml(text: str, where: Path) -> object:
+    """The content of YAML; ValueError naming the file when it is broken."""
+    try:
+        return yaml.load(text, _Plain)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{plain(where)} cannot be read as YAML: {plain(' '.join(str(error).split()))}") from None
 
 
 def is_litter(name: str) -> bool:
@@ -291,7 +310,8 @@ class Pictures:
         for root in self.roots:  # what has no usual suffix, lies very deep, or behind a link or "../"
             path = os.path.join(self.folder, root, text)
             if os.path.isfile(path):
-                return Place(Path(path), "stated") if self.links or self.holds(path) else self.outside(text)
+                linked = self.links and Path(os.path.abspath(path)).is_relative_to(os.path.abspath(self.folder))
+                return Place(Path(path), "stated") if linked or self.holds(path) else self.outside(text)
         return None
 
     def place(self, path: str, way: str) -> Place:
@@ -342,7 +362,8 @@ def variants(name: str) -> list[tuple[str, str]]:
     """(way, text) of what a stated name may mean, the likeliest first."""
     turned, decoded = name.replace("\\", "/"), unquote(name)
     texts: dict[str, str] = {}
-    for way, text in (("stated", name), ("backslashes", turned), ("decoded", decoded), ("decoded", unquote(turned))):
+    for way, text in (("stated", name), ("backslashes", turned), ("decoded", decoded),
+                      ("decoded", unquote(turned).replace("\\", "/"))):
         texts.setdefault(text, way)
     return [(way, text) for text, way in texts.items() if "\0" not in text]
 

@@ -10,9 +10,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-import yaml
-
-from detr_mini.data.finding import Pictures, Split, read_text, split_in, tell, walk
+from detr_mini.data.finding import Pictures, Split, read_text, read_yaml, split_in, tell, walk
 from detr_mini.printing import plain
 
 METADATA = "metadata.jsonl"
@@ -25,12 +23,12 @@ def imagefolder_splits(folder: Path) -> list[Split]:
     folder = Path(folder)
     paths = [place / entry.name for place, entries in walk(folder) for entry in entries
              if entry.name.lower() == METADATA]
-    names = names_in_readme(folder)
+    names = names_in_readme(folder) if paths else []
     groups: dict[str, list[tuple[Path, int, dict]]] = defaultdict(list)
     broken: list[ValueError] = []
     for path in paths:
         for number, row in rows_of(path, broken):
-            below = path.parent.relative_to(folder) / str(row.get("file_name", ""))
+            below = path.parent.relative_to(folder) / str(row.get("file_name") or "no name")
             groups[split_in(below.parent) or "all"].append((path, number, row))
     if paths and broken and not groups:
         raise broken[0]
@@ -57,11 +55,11 @@ def rows_of(path: Path, broken: list[ValueError]) -> list[tuple[int, dict]]:
 def names_in_readme(folder: Path) -> list[str]:
     """Class names from the head of README.md (dataset_info, class_label, names), where it has them."""
     path = folder / "README.md"
-    head = re.match(r"---\n(.*?)\n---", read_text(path), re.S) if path.is_file() else None
     try:
-        info = yaml.safe_load(head[1]) if head else None
-    except yaml.YAMLError:
-        return []
+        head = re.match(r"---\n(.*?)\n---", read_text(path), re.S) if path.is_file() else None
+        info = read_yaml(head[1], path) if head else None
+    except ValueError:
+        return []  # it is there to be read by people, in whatever encoding
     found = list(labels_below(info))
     return found[0] if found else []
 

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detr_mini.data.annotations import Annotations, parse_annotations
-from detr_mini.data.finding import MISSING, Split, choose_split
-from detr_mini.data.layouts import find_splits, split_names
-
-__all__ = ["RawSplit", "read_raw", "read_split", "split_names"]
+from detr_mini.data.finding import MISSING, Split
 
 
 @dataclass
@@ -59,11 +56,6 @@ class RawSplit:
             dataset = dataset.dataset
         found = dataset.found if rows is None else dataset.found.of_images(rows)
         return cls(dataset.split.name, dataset.split.source, dataset.images, [], found)
-
-
-def read_raw(folder: Path, name: str) -> RawSplit:
-    """One split of a folder by name, with every fault in its entries."""
-    return read_split(choose_split(find_splits(folder), name, folder))
 
 
 def read_split(split: Split) -> RawSplit:

@@ -146,10 +146,13 @@ def voc_splits(folder: Path) -> list[Split]:
     """
     folder = Path(folder)
     groups: dict[str, list[VocPart]] = defaultdict(list)
+    tops: dict[Path, list[tuple[Path, list[Path]]]] = defaultdict(list)
     for place, files in xml_folders(folder):
-        for name, part in parts_of(folder, place, files).items():
+        tops[base_of(folder, place)].append((place, files))
+    for base, places in tops.items():
+        for name, part in parts_of(folder, base, places):
             groups[name].append(part)
-    everywhere = [place for place, _ in xml_folders(folder)]
+    everywhere = [place for places in tops.values() for place, _ in places]
     if len(groups) > 1:
         groups.pop("all", None)
     if "trainval" in groups:
@@ -180,27 +183,28 @@ def is_voc(path: Path, root: bytes = b"<annotation") -> bool:
         return bool(re.search(root + rb"[\s/>]", file.read(4096).replace(b"\0", b"")))
 
 
-def parts_of(folder: Path, place: Path, files: list[Path]) -> dict[str, VocPart]:
-    """A folder of XML files by split."""
-    apart = place != folder and (place.name.lower() in XML_FOLDERS or place.parent.name.lower() in XML_FOLDERS)
-    base = place.parent if apart else place
-    images = images_beside(folder, place, base)
-    split = split_in(place.relative_to(folder))
-    if split:
-        return {split: VocPart(images, files)}
-    lists = split_lists(base) or {}
-    known = {one_form(path.stem): path for path in files}
-    return {name: VocPart(images, [listed_file(line, known, place) for line in lines])
-            for name, lines in lists.items()} or {"all": VocPart(images, files)}
+def base_of(folder: Path, place: Path) -> Path:
+    """The folder that holds XML files and pictures: above Annotations/, if the XML files are below such a one."""
+    above = [place, *place.parents[: len(place.relative_to(folder).parts) - 1]]  # up to the data folder, without it
+    return next((parent.parent for parent in above if parent.name.lower() in XML_FOLDERS and parent != folder), place)
 
 
-def images_beside(folder: Path, place: Path, base: Path) -> Path:
-    """The folder of pictures that belongs to a folder of XML files."""
-    if place.parent.name.lower() in XML_FOLDERS:  # annotations/train beside images/train
-        base, below = place.parent.parent, place.name
-    else:
-        below = ""
-    found = (base / name / below for name in IMAGE_FOLDERS)
+def parts_of(folder: Path, base: Path, places: list[tuple[Path, list[Path]]]) -> list[tuple[str, VocPart]]:
+    """Folders of XML files with one base, by split: by their names, else by lists, else all together."""
+    parts = [(split_in(place.relative_to(folder)), VocPart(images_beside(place, base), files))
+             for place, files in places]
+    rest = [part for split, part in parts if split is None]
+    known = {one_form(path.stem): path for part in rest for path in part.files}
+    lists = split_lists(base) if rest else {}
+    stated = [(name, VocPart(rest[0].images, [listed_file(line, known, places[0][0]) for line in lines]))
+              for name, lines in lists.items()]
+    return [(split, part) for split, part in parts if split] + (stated or [("all", part) for part in rest])
+
+
+def images_beside(place: Path, base: Path) -> Path:
+    """The folder of pictures that belongs to a folder of XML files: images/train to annotations/train."""
+    below = Path(*place.relative_to(base).parts[1:])
+    found = (base / name / part for part in (below, "") for name in IMAGE_FOLDERS)
     return next((images for images in found if images.is_dir()), base)
 
 

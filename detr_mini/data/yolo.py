@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from detr_mini.data.annotations import size_of
 from detr_mini.data.finding import (
     IMAGE_SUFFIXES,
@@ -25,6 +23,7 @@ from detr_mini.data.finding import (
     Split,
     read_lines,
     read_text,
+    read_yaml,
     split_in,
     split_of,
     tell,
@@ -33,7 +32,7 @@ from detr_mini.data.finding import (
 from detr_mini.printing import plain
 
 NAME_LISTS = ("classes.txt", "obj.names", "class.names", "predefined_classes.txt", "labels.txt", "_darknet.labels")
-LARGEST = 1_000_000  # bytes of a data.yaml
+LARGEST = 1_000_000  # bytes; a YAML file with more is no list of classes
 SLACK = 0.02  # a number may lie so far outside 0 to 1, by rounding
 ROW = re.compile(r"\s*\d+(\.0*)?(\s+[-+.\deE]+){4,}\s*")
 HOW = "class x y width height, all but the first from 0 to 1"
@@ -67,7 +66,10 @@ def told_by_yaml(folder: Path) -> Told:
     paths = [place / entry.name for place, entries in walk(folder) for entry in entries
              if entry.name.lower().endswith((".yaml", ".yml"))]
     for path in sorted(paths, key=lambda path: (path.stem.lower() not in ("data", "dataset"), len(path.parts))):
-        content = read_yaml(path)
+        text = read_text(path) if path.stat().st_size <= LARGEST else ""
+        if not re.search(r"^\s*[\"']?names[\"']?\s*:", text, re.M):
+            continue  # of something else
+        content = read_yaml(text, path)
         if isinstance(content, dict) and content.get("names"):
             splits = {split_of(key): listed(value) for key, value in content.items()
                       if key in ("train", "val", "valid", "validation", "test") and value}
@@ -75,16 +77,6 @@ def told_by_yaml(folder: Path) -> Told:
             splits = {name: [f"{below}/{text}" if below else text for text in texts] for name, texts in splits.items()}
             return Told(path, names_by_number(path, content["names"]), splits, "kpt_shape" in content)
     return Told()
-
-
-def read_yaml(path: Path) -> object:
-    """The content of a YAML file, of plain values only; ValueError naming a broken one."""
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{plain(path)} has {path.stat().st_size:,} bytes, too many for a list of classes")
-    try:
-        return yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{plain(path)} cannot be read as YAML: {plain(' '.join(str(error).split()))}") from None
 
 
 def listed(value: object) -> list[str]:
@@ -143,7 +135,8 @@ def looks_like_rows(paths: Iterable[Path]) -> bool:
         with path.open("rb") as file:
             start = file.read(2000).replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe").split(b"\n")[0]
         if start.strip():
-            first.append(bool(ROW.fullmatch(start.decode("latin-1"))) or len(start.split()) == 5)
+            words = start.decode("latin-1").split()
+            first.append(len(words) >= 5 and words[0].replace(".", "").isdecimal())
         if len(first) == 20:
             break
     return any(first)
@@ -308,7 +301,7 @@ def read_row(words: list[str], size: tuple[int, int], told: Told) -> tuple[int, 
         category, *numbers = map(float, words)
     except ValueError:
         raise ValueError("has something that is no number") from None
-    if not all(map(math.isfinite, numbers)) or category != int(category):
+    if not all(map(math.isfinite, (category, *numbers))) or category != int(category):
         raise ValueError("has a number that is not finite, or a class that is not whole")
     if int(category) not in told.names:
         raise ValueError(f"is of class {category:g}, and there are {min(told.names)} to {max(told.names)}"

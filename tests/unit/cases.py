@@ -135,7 +135,7 @@ def backslashes(place: Path) -> None:
 
 
 def another_machine(place: Path) -> None:
-    names = [f"/home/somebody/label-studio/media/upload/4/a{i}.jpg" for i in range(8)]
+    names = [f"/data/label-studio/media/upload/4/a{i}.jpg" for i in range(8)]
     coco(place, "instances.json", [f"images/a{i}.jpg" for i in range(8)], names)
 
 
@@ -311,6 +311,20 @@ def voc_devkit(place: Path) -> None:
     write(place / "VOCdevkit/VOC2007/ImageSets/Main/red_train.txt", "p0  1\np1 -1\n")
 
 
+def voc_by_class(place: Path) -> None:
+    """A folder for each class, and one list for both."""
+    voc(place, stems(4), "Annotations/a", "JPEGImages/a")
+    voc(place, stems(4, "q{}"), "Annotations/b", "JPEGImages/b", first=50)
+    voc_lists(place, [*stems(4), *stems(4, "q{}")])
+
+
+def voc_trainval(place: Path) -> None:
+    """trainval and test, as VOC 2007 gives them out."""
+    voc(place, stems(8))
+    write(place / "ImageSets/Main/trainval.txt", "p0\np1\np2\np3\np4\n")
+    write(place / "ImageSets/Main/test.txt", "p5\np6\np7\n")
+
+
 def voc_beside(place: Path) -> None:
     """XML files beside the pictures, as labelImg writes them."""
     voc(place / "train", stems(6), ".", ".")
@@ -356,6 +370,20 @@ def yolo_darknet(place: Path) -> None:
         write(place / f"data/{split}.txt", "".join(f"data/obj/{split}{i}.jpg\n" for i in range(count)))
 
 
+def yolo_lists(place: Path) -> None:
+    """data.yaml names lists of pictures, as Ultralytics' autosplit writes them."""
+    yolo(place, "images", "labels", {"a": 8}, STATED.format("train.txt", "./val.txt", "[red, blue]"))
+    write(place / "train.txt", "".join(f"./images/a{i}.jpg\n" for i in range(5)))
+    write(place / "val.txt", "".join(f"/content/drive/set/images/a{i}.jpg\n" for i in range(5, 8)))
+
+
+def yolo_labelimg(place: Path) -> None:
+    """labelImg: label files and a classes.txt beside the pictures."""
+    yolo(place, "{}", "{}", {"train": 6, "val": 3}, None)
+    for split in ("train", "val"):
+        write(place / split / "classes.txt", "red\nblue\n")
+
+
 def yolo_polygons_and_empties(place: Path) -> None:
     yolo_ultralytics(place)
     (x, y, w, h), second = boxes(0)
@@ -372,6 +400,40 @@ def yolo_in_pixels(place: Path) -> None:
 
 
 # --- the rest
+
+
+def one_metadata(place: Path) -> None:
+    """One metadata.jsonl for all splits, and an object for each thing."""
+    rows = []
+    for split, first, count in (("train", 0, 6), ("val", 100, 3)):
+        for i in range(count):
+            picture(place / split / f"{i}.jpg", first + i)
+            things = [{"bbox": box, "label": name} for box, name in zip(boxes(first + i), NAMES, strict=True)]
+            rows.append(json.dumps({"file_name": f"{split}/{i}.jpg", "objects": things}))
+    write(place / "metadata.jsonl", "\n".join(rows))
+
+
+def fiftyone(place: Path) -> None:
+    """FiftyOne: labels.json beside data/."""
+    for split, first, count in (("train", 0, 6), ("validation", 100, 3)):
+        coco(place, f"{split}/labels.json", [f"{split}/data/{i}.jpg" for i in range(count)], first=first)
+
+
+def local_files(place: Path) -> None:
+    """Label Studio's names of files on its own disk."""
+    names = [f"/data/local-files/?d=photos%5Cday%201%5C{i}.jpg" for i in range(8)]
+    coco(place, "result.json", [f"images/{i}.jpg" for i in range(8)], names)
+
+
+def utf16(place: Path) -> None:
+    """What PowerShell makes of a JSON file."""
+    coco(place, "export.json", [f"images/{i}.jpg" for i in range(8)])
+    write(place / "export.json", (place / "export.json").read_text().encode("utf-16"))
+
+
+def own_splits(place: Path) -> None:
+    """Splits with names of their own."""
+    two(place, splits=("monday", "tuesday"))
 
 
 def imagefolder(place: Path) -> None:
@@ -454,7 +516,7 @@ CASES = {
     "names in other cases": Case(other_case, images=TWO, says="without regard to upper and lower case"),
     "names in another normal form": Case(other_form, train=NO_VAL, images={"all": 8}, says="without regard to"),
     "pictures in subfolders": Case(subfolders, train=NO_VAL, images={"all": 8}),
-    "one name, two pictures": Case(same_name_twice, "errors", "could be day1/0.jpg and day2/0.jpg",
+    "one name, two pictures": Case(same_name_twice, "errors", "no split 'val'",
         "could be day1/0.jpg"),
     "a folder in the folder": Case(nested_once_more, images=TWO),
     "two files of one split": Case(two_of_one_split, "two annotation files for the split 'train'",
@@ -491,6 +553,9 @@ CASES = {
     "VOC: splits below the folders": Case(voc_split_below, images=PARTS),
     "VOC: the devkit's folders": Case(voc_devkit, images={"train": 5, "val": 3}),
     "VOC: files beside pictures": Case(voc_beside, images=PARTS),
+    "VOC: a folder for each class": Case(voc_by_class, images={"train": 5, "val": 3}),
+    "VOC: trainval and test": Case(voc_trainval, train="no split 'val'", evaluate="there is train, test",
+                                   images={"train": 5, "test": 3}),
     "19b_voc_gbk": Case(voc_with(encoding="gbk", classes=("\u7ea2", "blue"),
         head='<?xml version="1.0" encoding="gb2312"?>'),
                         images={"train": 5, "val": 3}, says="\u7ea2"),
@@ -500,10 +565,18 @@ CASES = {
     "YOLO: names only": Case(yolo_names_only, images=PARTS),
     "YOLO: classes.txt, no splits": Case(yolo_classes_txt, train=NO_VAL, images={"all": 8}),
     "YOLO: darknet's lists": Case(yolo_darknet, images=PARTS),
+    "YOLO: data.yaml with lists": Case(yolo_lists, images={"train": 5, "val": 3}),
+    "YOLO: labelImg": Case(yolo_labelimg, images=PARTS),
     "YOLO: polygons, empty and missing labels": Case(yolo_polygons_and_empties, images=PARTS,
                                                      says="2 images have no object"),
     "YOLO: a line in pixels": Case(yolo_in_pixels, "errors", "train3.txt, line 2: '1 30 20 12 8' has a number",
                                    images=PARTS, says="train3.txt, line 2"),
+    "FiftyOne": Case(fiftyone, images=PARTS),
+    "Label Studio's local files": Case(local_files, train=NO_VAL, images={"all": 8}, says="%20 and the like decoded"),
+    "JSON in UTF-16": Case(utf16, train=NO_VAL, images={"all": 8}),
+    "splits with names of their own": Case(own_splits, train="there is monday, tuesday", evaluate="monday, tuesday",
+                                           images={"monday": 10, "tuesday": 6}),
+    "imagefolder: one file for all splits": Case(one_metadata, images=PARTS),
     "11_hf_imagefolder": Case(imagefolder, images=PARTS),
     "still packed": Case(packed, "It is still packed", "It is still packed", "It is still packed"),
     "labelme's own files": Case(labelme_files, *["labelme's files, one for each picture"] * 3),

@@ -4,10 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case
+import torch
+from cases import CASES, HEIGHT, WIDTH, Case, boxes
 from fault_ground import tiny_weights
 
 from detr_mini.__main__ import main
+from detr_mini.boxes import cxcywh_to_xyxy
+from detr_mini.data.check import errors_of
+from detr_mini.data.coco import CocoFolder
+from detr_mini.data.layouts import find_splits
+from detr_mini.data.raw import read_split
 
 SHARED = os.environ.get("DETR_MINI_CASES")  # folders of the same names, to be tried as they are
 
@@ -66,6 +72,43 @@ def test_folder_as_it_is(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     folder = tmp_path / "data"
     CASES[name].make(folder)
     try_case(CASES[name], folder, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.check == "fit"])
+def test_boxes_are_those_that_were_drawn(name: str, tmp_path: Path) -> None:
+    """Whatever the format: the same numbers, of the right class, in the right picture."""
+    CASES[name].make(tmp_path / "data")
+    known = {tuple(map(tuple, sorted(boxes(seed)))): seed for start in (0, 50, 100, 200) for seed in range(start,
+        start + 12)}
+    seeds = []
+    for split in find_splits(tmp_path / "data"):
+        data = CocoFolder.of(split)
+        for image, target in data:
+            corners = cxcywh_to_xyxy(target["boxes"]) * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
+            found = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).round(decimals=2).tolist()
+            if found:
+                seeds.append(known[tuple(map(tuple, sorted(found)))])
+            for (x0, y0, x1, y1), label in zip(corners.long().tolist(), target["labels"].tolist(), strict=True):
+                red, _, blue = image[:, (y0 + y1) // 2, (x0 + x1) // 2].tolist()
+                assert data.classes[label] != "blue" or blue > red + 60  # it is drawn last, over the red one
+    assert len(seeds) >= 8 - 2 and len(set(seeds)) == len(seeds)
+
+
+OTHERS = sorted(set(os.listdir(SHARED)) - set(CASES)) if SHARED else []
+
+
+@pytest.mark.skipif(not SHARED, reason="DETR_MINI_CASES names no folder with these cases")
+@pytest.mark.parametrize("name", OTHERS)
+def test_train_and_evaluate_agree_with_check(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What check calls fit for training trains; what it calls an error without opening pictures does not."""
+    folder, weights = Path(SHARED) / name, tmp_path / "tiny.safetensors"
+    weights.write_bytes(tiny_weights())
+    errors = errors_of([read_split(split) for split in find_splits(folder)])
+    status = run(capsys, "check", str(folder), "--to", str(tmp_path / "report"), "--size", "64")[0]
+    trained, _, said = run(capsys, "train", "--data", str(folder), "--preset", "scenes", "--size", "64", "--steps", "2",
+                           "--batch", "2", "--weights", str(weights), "--to", str(tmp_path / "run"))
+    assert trained == 1 if errors else trained <= status
+    assert not errors or status == 1 and f"{errors[0].split}: {errors[0].kind}" in said
 
 
 @pytest.mark.skipif(not SHARED, reason="DETR_MINI_CASES names no folder with these cases")

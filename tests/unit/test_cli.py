@@ -83,7 +83,7 @@ def test_mistakes_get_one_line_that_names_the_cure(run_folder, tmp_path, capsys)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"categories": [one | {"name": f"new {one['name']}"}
                                                          for one in content["categories"]]}))
-    assert "categories differ: 5 classes have objects in val and are not listed in train by that name" in error_of(
+    assert "categories differ: 6 classes have objects in val and are not listed in train by that name" in error_of(
         capsys, "train", "--data", str(foreign), *QUICK)
     other = ["train", "--data", str(TINY_COCO), "--val-split", "train", "--to", str(run_folder), *QUICK, "--lr", "1e-3"]
     assert "holds a run with another recipe" in error_of(capsys, *other)

@@ -263,8 +263,7 @@ def broken(place: Path, change) -> Path:
 FAULTS = {
     "images": lambda c: c.pop("images"),
     "list 'categories' is empty": lambda c: c.update(categories=[]),
-    "images[0] (id 7) has no field 'width'": lambda c: c["images"][0].update(file_name="gone.png") or
-        c["images"][0].pop("width"),
+    "images[0] (id 7) has 'width': 'wide'": lambda c: c["images"][0].update(width="wide"),
     "images[0] (id 7) has 'height': 0; it must be a whole number of pixels":
         lambda c: c["images"][0].update(height=0),
     "images[0] (id 7) has 'file_name': ''": lambda c: c["images"][0].update(file_name=""),
@@ -295,6 +294,14 @@ def test_faulty_annotation_file_is_named_with_entry_and_field(tmp_path, words):
         CocoFolder.open(place)
     assert words in str(error.value) and str(place / "instances.json") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_size_that_is_not_stated_is_the_picture_s(tmp_path):
+    place = broken(tmp_path, lambda c: c["images"][0].pop("width"))
+    assert CocoFolder.open(place)[0][1]["orig_size"].tolist() == [10, 20]
+    (place / "images" / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"an image without width and height has no picture .*a\.png does not exist"):
+        CocoFolder.open(place)
 
 
 @pytest.mark.parametrize("text", [b"{", b"", b"[1, 2]", b"\xff\xfe{}"])

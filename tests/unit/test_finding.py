@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_mini.data.finding import AMBIGUOUS, MISSING, OUTSIDE, Pictures, read_lines, split_of, ways_in_words
+from detr_mini.data.finding import AMBIGUOUS, MISSING, OUTSIDE, Pictures, read_lines, read_yaml, split_of, ways_in_words
 
 
 def place(folder: Path, *names: str) -> Path:
@@ -46,11 +46,11 @@ def test_a_picture_is_found_by_what_is_left_of_its_name(tmp_path):
     folder = place(tmp_path, "images/a.jpg", "images/day 1/b.JPG", f"images/{flute}")
     pictures = Pictures(folder, folder / "images")
     ways = {name: pictures.find(name) for name in (
-        "a.jpg", "photos/a.jpg", r"photos\a.jpg", r"C:\x\a.jpg", "/home/x/a.jpg", "day%201/b.JPG", "day 1/b.jpg",
+        "a.jpg", "photos/a.jpg", r"photos\a.jpg", r"C:\x\a.jpg", "/mnt/x/a.jpg", "day%201/b.JPG", "day 1/b.jpg",
         "fl\u00f6te.png", "a", "http://localhost:8080/data/upload/a.jpg", "images/a.jpg", "./a.jpg")}
     assert {name: found.way for name, found in ways.items()} == {
         "a.jpg": "stated", "photos/a.jpg": "elsewhere", r"photos\a.jpg": "backslashes", r"C:\x\a.jpg": "backslashes",
-        "/home/x/a.jpg": "elsewhere", "day%201/b.JPG": "decoded", "day 1/b.jpg": "case", "fl\u00f6te.png": "case",
+        "/mnt/x/a.jpg": "elsewhere", "day%201/b.JPG": "decoded", "day 1/b.jpg": "case", "fl\u00f6te.png": "case",
         "a": "suffix", "http://localhost:8080/data/upload/a.jpg": "elsewhere", "images/a.jpg": "stated",
         "./a.jpg": "stated"}
     assert all(found.path.is_file() for found in ways.values())
@@ -87,7 +87,18 @@ def test_a_name_that_leaves_the_folder_is_not_opened(tmp_path):
         assert found.way == OUTSIDE and "--images FOLDER" in found.said, (name, found)
     assert pictures.find("../images/a.jpg").way == "stated"  # leads out and in again
     assert pictures.find("gone.jpg").way == MISSING
-    assert Pictures(folder / "images", links=True).find("linked.jpg").way == "stated"  # where the user has said so
+    named = Pictures(folder / "images", links=True)  # where the user has said so, links are followed
+    assert named.find("linked.jpg").way == "stated" and Pictures(folder, links=True).find("more/b.jpg").way == "stated"
+    assert named.find("../../secret.jpg").way == named.find(str(tmp_path / "secret.jpg")).way == OUTSIDE
+
+
+def test_yaml_cannot_grow_and_cannot_call(tmp_path):
+    assert read_yaml("names: {0: red}", tmp_path / "data.yaml") == {"names": {0: "red"}}
+    bomb = "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]\n"
+    for text, words in ((bomb, "an alias"), ("names: !!python/object/apply:os.getcwd []", "could not determine"),
+                        ("names: [red", "expected")):
+        with pytest.raises(ValueError, match=rf"data\.yaml cannot be read as YAML: .*{words}"):
+            read_yaml(text, tmp_path / "data.yaml")
 
 
 def test_litter_is_no_picture(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import coco, renamed, renumbered, write
+from cases import CASES, coco, renamed, renumbered, write
 from fault_ground import tiny_weights
 from safetensors.torch import load_file
 from test_training import Squares, tiny_recipe
@@ -224,6 +224,18 @@ def test_annotations_and_images_are_named_on_every_command(tmp_path, capsys):
     assert "measured on the 2 pictures that the training set aside" in capsys.readouterr().out
 
 
+def test_a_link_is_followed_where_images_says_where_the_pictures_are(tmp_path, capsys):
+    coco(tmp_path / "data", "instances.json", [f"images/{i}.jpg" for i in range(8)])
+    (tmp_path / "data" / "images").rename(tmp_path / "disk")
+    (tmp_path / "data" / "images").symlink_to(tmp_path / "disk")
+    training = command(tmp_path / "data", tmp_path / "run", "--val-split", "all")
+    assert main(training) == 1
+    assert "lies outside the data folder" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "data"), "--to", str(tmp_path / "report")]) == 1
+    assert "pictures not settled: 8 pictures" in capsys.readouterr().out
+    assert main([*training, "--images", str(tmp_path / "data" / "images")]) == 0
+
+
 @pytest.mark.parametrize("more, words", [
     (["--images", "x"], "nothing says where annotations are"),
     (["--data", "x", "--annotations", "y"], "are two data sets: give one"),
@@ -233,6 +245,45 @@ def test_annotations_and_images_are_named_on_every_command(tmp_path, capsys):
 def test_options_that_do_not_fit_together(more, words, capsys):
     assert main(["train", *more]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_splits_may_be_validated_on_itself_when_that_is_said(tmp_path, capsys):
+    CASES["03_cvat_default"].make(tmp_path / "data")
+    assert main(command(tmp_path / "data", tmp_path / "run", "--val-split", "all")) == 0
+    assert main(["evaluate", "--data", str(tmp_path / "data"), "--split", "all", "--weights",
+                 str(tmp_path / "run" / "final.safetensors")]) == 0
+
+
+def test_evaluate_draws_the_same_part_by_itself(tmp_path, capsys):
+    CASES["03_cvat_default"].make(tmp_path / "data")
+    assert main(command(tmp_path / "data", tmp_path / "run", "--val-fraction", "0.25")) == 0
+    weights = ["--weights", str(tmp_path / "run" / "final.safetensors")]
+    figures = []
+    for more in ([], ["--split", "val"], ["--val-fraction", "0.25"]):
+        to = tmp_path / f"figures{len(figures)}.json"
+        assert main(["evaluate", "--data", str(tmp_path / "data"), *weights, *more, "--json", str(to)]) == 0
+        figures.append(json.loads(to.read_text()))
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert figures[0] == figures[1] == figures[2] and figures[0]["images"] == 2 and figures[0]["ap"] == last["ap"]
+    cat = tmp_path / "other"
+    CASES["label_studio"].make(cat)  # other pictures: what the run set aside says nothing about them
+    assert main(["evaluate", "--data", str(cat), *weights]) == 0
+    assert "no splits: measured on all 8 images" in capsys.readouterr().out
+
+
+def test_nothing_is_measured_on_a_split_without_annotations(tmp_path, capsys):
+    CASES["41_test_without_annotations"].make(tmp_path / "data")
+    assert main(command(tmp_path / "data", tmp_path / "run")) == 0
+    assert main(["evaluate", "--data", str(tmp_path / "data"), "--split", "test", "--weights",
+                 str(tmp_path / "run" / "final.safetensors")]) == 1
+    assert "these images have no annotations (a test split has none by nature)" in capsys.readouterr().err
+
+
+def test_captions_beside_pictures_are_no_labels(tmp_path, capsys):
+    CASES["pictures only"].make(tmp_path)
+    write(tmp_path / "a.txt", "a photo of a cat")
+    assert main(["check", str(tmp_path)]) == 1
+    assert "no data set that is read" in capsys.readouterr().err
 
 
 def test_a_fraction_is_refused_where_there_is_a_split_to_validate_on(folder, tmp_path, capsys):

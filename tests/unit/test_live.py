@@ -107,7 +107,7 @@ def test_a_damaged_run_starts_anew_in_its_own_folder_and_is_refused_in_yours(cap
 
 def test_a_folder_of_another_run_is_refused():
     live = train_live("detr", steps=2, every=2, **TINY)
-    with pytest.raises(TrainingError, match="another recipe or seed"):
+    with pytest.raises(TrainingError, match=r"another seed \(0, now 1\)"):
         train_live("detr", steps=2, every=2, seed=1, folder=live.folder, **TINY)
 
 
