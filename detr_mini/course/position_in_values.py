@@ -7,6 +7,7 @@ In every attention of DETR q = W_q(x + p) and k = W_k(x + p), but v = W_v x. Her
 
     values      in the encoder, in the queries' self-attention and in cross-attention (1,000 steps)
     encoder     in the encoder alone (500 steps)
+    queries     in the queries' self-attention alone, where p is the query's own, learned one (500 steps)
     cross       in cross-attention alone (500 steps)
 
 Nothing else changes: recipe, first weights and batches are those of `python -m detr_mini race --detectors detr` with
@@ -35,7 +36,7 @@ from detr_mini.training import fit
 
 RUNS = DATA / "runs" / "position_in_values"
 EVERY, SEEDS = 500, (0, 1, 2)
-STEPS = {"values": 1000, "encoder": 500, "cross": 500}  # form -> training steps
+STEPS = {"values": 1000, "encoder": 500, "queries": 500, "cross": 500}  # form -> training steps
 
 
 class PositionInValues(nn.Module):
@@ -62,15 +63,15 @@ def with_position_in_values(model: Detr, form: str = "values") -> Detr:
 
     form: one of STEPS.
     """
-    if form != "cross":
+    if form in ("values", "encoder"):
         for layer in model.encoder.layers:
             layer.self_attention = PositionInValues(layer.self_attention)
-    if form != "encoder":
-        for layer in model.decoder.layers:
-            layer.cross_attention = PositionInValues(layer.cross_attention)
-    if form == "values":
+    if form in ("values", "queries"):
         for layer in model.decoder.layers:
             layer.self_attention = PositionInValues(layer.self_attention)
+    if form in ("values", "cross"):
+        for layer in model.decoder.layers:
+            layer.cross_attention = PositionInValues(layer.cross_attention)
     return model
 
 
