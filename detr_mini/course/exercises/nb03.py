@@ -235,10 +235,11 @@ QUIZ = (
         Choice("Because a sine alone cannot be differentiated", "It can: its slope is the cosine."),
         Choice("To have twice as many wavelengths", "Both have the same wavelength. It is one hand of a clock."),
     )),
-    Question("Why is the address not added to the value in DETR?", (
-        Choice("Because values have another width", "They have the same width in DETR; it would be possible."),
-        Choice("Because the softmax would no longer add up to 1", "The softmax sees queries and keys only."),
-        Choice("So that what is brought home does not depend on where it was found",
-               "Yes. Addresses steer the attention, and are not mixed into what is taken.", True),
+    Question("Five of 32 lamps are left out of the training. What do sine addresses do for them?", (
+        Choice("They tell the layer the rule, so any lamps could have been left out",
+               "With eight in a row left out, five of six trainings failed, though the rule would have served."),
+        Choice("Their neighbours' training serves them, because neighbours have similar addresses",
+               "Yes, here and for small gaps. It also takes that one turn fits all places.", True),
+        Choice("They make all lamps learn faster", "Random addresses were learned faster: after 50 steps, by far."),
     )),
 )
