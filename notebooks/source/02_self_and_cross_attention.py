@@ -194,7 +194,7 @@ reveal("02.mutual", "c" if mutual(W, W, tokens) == 0 else "b" if mutual(W, W, to
 # prefer each other to themselves.
 #
 # And W_k = W_v? A key is for being found, a value for being taken. If they are one, the same few numbers must hold the
-# hand *and* the coins. We let a network learn the game, five times: nothing shared, then each saving. Three friends,
+# hand *and* the coins. We let a network learn the game in five ways: nothing shared, then each saving. Three friends,
 # coins drawn anew at each step, width 2.
 
 # %%
@@ -225,16 +225,19 @@ def learn(one_matrix_for, seed):
 # %%
 savings = {"nothing shared": "", "W_q = W_v": "qv",
            "W_k = W_v": "kv", "W_q = W_k": "qk", "all three one": "qkv"}
-errors = {name: min(learn(one, seed) for seed in range(3)) for name, one in savings.items()}
+errors = {name: sorted(learn(one, seed) for seed in range(9)) for name, one in savings.items()}
 
-for name, error in errors.items():
-    print(f"{name:15} error {error:.3f}")
-print("each line is worse than the one above:", list(errors.values()) == sorted(errors.values()))
+for name, nine in errors.items():
+    print(f"{name:15} error, nine seeds: {nine[0]:.3f} to {nine[-1]:.3f}, the middle one {nine[4]:.3f}")
+middle = [nine[4] for nine in errors.values()]
+assert middle == sorted(middle)  # each line is worse than the one above
+assert errors["nothing shared"][4] < errors["W_k = W_v"][0] and errors["W_k = W_v"][-1] < errors["W_q = W_k"][0]
 
 # %% [markdown]
-# Each line is the best of three tries, for now and then a bad start spoils one, with three matrices too. (Always saying 0
-# has an error of 0.333.) Nothing shared is best. W_q = W_v does little harm in this game. W_k = W_v
-# learns it only in part, W_q = W_k still less, and one matrix for everything is the worst. Remember the reasons:
+# Read the middle ones first, because now and then a bad start spoils a training, with three matrices, too. (Always saying
+# 0 has an error of 0.333.) With nothing shared the middle training is nearly perfect. W_q = W_v does little harm in this game, and
+# its band overlaps with the first. With W_k = W_v not one of nine learns the game whole, and with W_q = W_k every one is worse still. One matrix for
+# everything has the largest middle error, but its band overlaps with the line above. Remember the reasons:
 #
 # | shared | what is lost |
 # |---|---|
@@ -329,36 +332,39 @@ learning = scene < 100
 print(int(learning.sum()), "questions to learn from,", int((~learning).sum()), "to test with")
 
 # %%
-W_word = torch.nn.Linear(10, 16, bias=False)  # words -> d = 16
-W_place = torch.nn.Linear(128, 16, bias=False)  # places -> d = 16
+def fresh(seed):
+    """W_word and W_place before training: words (10) and places (128) -> d = 16."""
+    torch.manual_seed(seed)
+    return [torch.nn.Linear(width, 16, bias=False) for width in (10, 128)]
 
-def look(word, scene):
+def look(word, scene, W_word, W_place):
     """word, scene (n,) -> weights (n, 64), where the word was found (n, 2)."""
     q = W_word(torch.eye(10)[word])[:, None]  # (n, 1, 16)
     k = W_place(places[scene])  # (n, 64, 16)
     weights = (q @ k.mT / math.sqrt(16)).softmax(dim=-1)[:, 0]  # (n, 64)
     return weights, weights @ spots
 
-def misses():
+def misses(matrices):
     """How far off the answers to the test questions are, in pixels."""
     with torch.no_grad():
-        return (look(word[~learning], scene[~learning])[1] - truth[~learning]).norm(dim=-1)
-
-before = misses()
+        return (look(word[~learning], scene[~learning], *matrices)[1] - truth[~learning]).norm(dim=-1)
 
 # %%
-optimizer = torch.optim.Adam([*W_word.parameters(), *W_place.parameters()], lr=0.02)
-rows = learning.nonzero()[:, 0]
-for _ in range(80):
-    some = rows[torch.randint(len(rows), (64,))]  # 64 questions
-    _, found = look(word[some], scene[some])
-    loss = (found - truth[some]).abs().mean()
-    optimizer.zero_grad(), loss.backward(), optimizer.step()
+def taught(matrices):
+    """The same matrices after 80 steps of learning."""
+    optimizer = torch.optim.Adam([matrix.weight for matrix in matrices], lr=0.02)
+    rows = learning.nonzero()[:, 0]
+    for _ in range(80):
+        some = rows[torch.randint(len(rows), (64,))]  # 64 questions
+        loss = (look(word[some], scene[some], *matrices)[1] - truth[some]).abs().mean()
+        optimizer.zero_grad(), loss.backward(), optimizer.step()
+    return matrices
 
-after = misses()
-print(f"before: median miss about {round(before.median().item(), -1):.0f} pixels")
-print(f"after:  median miss about {after.median():.0f} pixels; "
-      f"{(after < 16).float().mean():.1f} of the answers within one place (16 pixels)")
+before, learned = misses(fresh(0)), [taught(fresh(seed)) for seed in range(3)]
+print(f"before: median miss about {round(before.median().item(), -1):.0f} pixels; after, three seeds:")
+for miss in map(misses, learned):
+    print(f"median miss {miss.median():.0f} pixels; {(miss < 16).float().mean():.1f} of the answers within one place (16)")
+    assert miss.median() < 16 < before.median() / 2
 
 # %% [markdown]
 # Eighty steps, and it answers for pictures that it never saw. Before you run the next cell, say aloud what the maps will
@@ -370,7 +376,7 @@ from detr_mini.data.scenes import draw_scene
 picture = draw_scene(seed=0, index=12)[0]  # as in notebook 01
 asked = [CLASSES.index(name) for name in ("car", "tree", "cat")]
 with torch.no_grad():
-    maps, found = look(torch.tensor(asked), torch.tensor([12] * 3))  # (3, 64), (3, 2)
+    maps, found = look(torch.tensor(asked), torch.tensor([12] * 3), *learned[0])  # (3, 64), (3, 2)
 
 boxes = dict(zip(targets[12]["labels"].tolist(), targets[12]["boxes"] * 128))  # label -> (4,) centre, size
 for label, weights in zip(asked, maps):
