@@ -366,10 +366,10 @@ for step in range(41):
 
 # %% [markdown]
 # The query now asks for central above all, because that is where high rents are. In DETR, too, where to look is learned
-# from the error of the answer alone. But here the query was all that could learn, since we held the keys fast. In DETR
-# a query and the image's keys each pass through a matrix first, and all of these can learn. Which of them does? Notebook
-# 06 measures it: in 2,500 steps of training our small DETR, queries stay nearly where they began, and it is the matrices
-# that learn.
+# from the error of the answer alone. But here the query was all that could learn, since we held the keys constant. In
+# DETR a query and the image's keys each pass through a matrix first, and all of these can learn. Which of them does?
+# Notebook 06 measures it: in 2,500 steps of training our small DETR, queries stay nearly where they began, and it is
+# the matrices that learn.
 #
 # ## 8. Hiding a key
 #
@@ -521,10 +521,10 @@ print("every weight is 1/256:", torch.allclose(maps, torch.tensor(1 / 256)))
 print("it finds x, y =", found[0].tolist())
 
 # %% [markdown]
-# Everything alike, so the answer is the middle of the picture. Now a real DETR, small, freshly built, only its backbone trained.
-# We record how its queries look at the picture, which notebook 02 calls *cross-attention*, and measure how even that
-# is: 1 means perfectly even, 0 means one place only. (The measure is entropy; notebook 10 explains it.) It begins with
-# random weights, so we build it three times.
+# Everything alike, so the answer is the middle of the picture. Now a real DETR, small, freshly built, only its backbone
+# trained. We record how its queries look at the picture, which notebook 02 calls *cross-attention*, and measure how
+# even that is: 1 means perfectly even, 0 means one place only. (The measure is entropy; notebook 10 explains it.) It
+# begins with random weights, so we build it three times.
 
 # %%
 image = torch.tensor(picture).permute(2, 0, 1)[None] / 255  # (1, 3, 128, 128)
@@ -540,10 +540,10 @@ for seed in range(3):
     assert evenness > 0.95
 
 # %% [markdown]
-# Almost perfectly even, three times: an untrained DETR looks everywhere at once. Put that beside section 7: *what is hardly looked
-# at hardly learns*. With even attention over many places, each place gets a small lesson. It is our first clue to the
-# question of this course, **why did DETR need 500 epochs?** A clue is not a proof: a good optimizer can make up for small
-# lessons. Notebook 10 measures it.
+# Almost perfectly even, three times: an untrained DETR looks everywhere at once. Put that beside section 7: *what is
+# hardly looked at hardly learns*. With even attention over many places, each place gets a small lesson. It is our first
+# clue to the question of this course, **why did DETR need 500 epochs?** A clue is not a proof: a good optimizer can
+# make up for small lessons. Notebook 10 measures it.
 #
 # ## 11. Explore
 #
@@ -601,8 +601,8 @@ check("01.query", my_queries)
 # ### Hide the padding (`01.mask`)
 #
 # *Core, 12 minutes.* Write attention for a batch, in which some keys of each picture are padding. You may use
-# everything but the package's own attention. (Some code adds -1e9 to a score instead of minus infinity. That passes, too;
-# the check's answer says in which case the two differ.)
+# everything but the package's own attention. (Some code adds -1e9 to a score instead of minus infinity. That passes,
+# too; the check's answer says in which case the two differ.)
 
 # %% tags=["exercise"]
 def attend(query, key, value, hidden):

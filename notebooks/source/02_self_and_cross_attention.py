@@ -161,15 +161,15 @@ print("one matrix:   weights are symmetric:",
 # %% [markdown]
 # (The scores are symmetric. The weights need not be, since the softmax divides each row by a sum of its own.)
 #
-# Now our game. Write *r:s* for the score of rock looking at scissors. Rock wants r:s above r:p, scissors wants s:p above
-# s:r, paper wants p:r above p:s. With symmetric scores, r:p is p:r, and so on:
+# Now our game. Write *r:s* for the score of rock looking at scissors. Rock wants r:s above r:p, scissors wants s:p
+# above s:r, paper wants p:r above p:s. With symmetric scores, r:p is p:r, and so on:
 #
 # > r:s > r:p = p:r > p:s = s:p > s:r = r:s
 #
 # So r:s would be larger than itself. **No** shared matrix plays this game, however long it is trained.
 #
-# There is a second loss. With one matrix, a token's score for itself is the square of a length. Predict: can two tokens both
-# prefer each other to themselves?
+# There is a second loss. With one matrix, a token's score for itself is the square of a length. Predict: can two tokens
+# both prefer each other to themselves?
 
 # %%
 predict("02.mutual", "W_q = W_k, drawn at random 1,000 times. How often do two random tokens both score "
@@ -234,10 +234,11 @@ assert middle == sorted(middle)  # each line is worse than the one above
 assert errors["nothing shared"][4] < errors["W_k = W_v"][0] and errors["W_k = W_v"][-1] < errors["W_q = W_k"][0]
 
 # %% [markdown]
-# Read the middle ones first, because now and then a bad start spoils a training, with three matrices, too. (Always saying
-# 0 has an error of 0.333.) With nothing shared the middle training is nearly perfect. W_q = W_v does little harm in this game, and
-# its band overlaps with the first. With W_k = W_v not one of nine learns the game whole, and with W_q = W_k every one is worse still. One matrix for
-# everything has the largest middle error, but its band overlaps with the line above. Remember the reasons:
+# Read the middle ones first, because now and then a bad start spoils a training, with three matrices, too. (Always
+# saying 0 has an error of 0.333.) With nothing shared the middle training is nearly perfect. W_q = W_v does little harm
+# in this game, and its band overlaps with the first. With W_k = W_v not one of nine learns the game whole, and with W_q
+# = W_k every one is worse still. One matrix for everything has the largest middle error, but its band overlaps with the
+# line above. Remember the reasons:
 #
 # | shared | what is lost |
 # |---|---|
@@ -265,8 +266,8 @@ _, to_themselves = attend(x, x, 10 * W_q, W_k, W_v)  # self
 print("self-attention, the same numbers as before:", torch.allclose(to_themselves, found))
 
 # %% [markdown]
-# Two children look over the fence. They show a hand and have no pockets, so their tokens have **two** numbers. They need
-# a W_q of their own width. Keys and values stay as they are.
+# Two children look over the fence. They show a hand and have no pockets, so their tokens have **two** numbers. They
+# need a W_q of their own width. Keys and values stay as they are.
 
 # %%
 predict("02.shape", "Two children ask four friends. Each friend gives one number. The shape of the answer?",
@@ -289,18 +290,18 @@ reveal("02.shape", {(2, 1): "a", (4, 1): "b", (2, 4): "c"}[tuple(answers.shape)]
 # two, and each place would ask the queries: 850 answers, to another question. (A widely read blog post swaps them;
 # notebook 06 comes back to it.)
 #
-# Also note that a and b need not have the same width, nor be the same kind of thing. They only have to meet in the width
-# d of q and k. W_q and W_k are translators.
+# Also note that a and b need not have the same width, nor be the same kind of thing. They only have to meet in the
+# width d of q and k. W_q and W_k are translators.
 #
 # ## 5. Words ask a picture
 #
-# Now something that deserves the name. a is a **word**, one of ten: *fish, tree, house, car, ...* b is a **picture**, as
-# 8 x 8 places. The small backbone of our detector, which knows single things already, describes each place with 128
+# Now something that deserves the name. a is a **word**, one of ten: *fish, tree, house, car, ...* b is a **picture**,
+# as 8 x 8 places. The small backbone of our detector, which knows single things already, describes each place with 128
 # numbers. Notebook 05 looks inside; here it is just a maker of tokens.
 #
 # The task: *where is the car?* W_q and W_k are learned. At the start they are random, and nobody tells them what a car
-# looks like. They only hear how far off the answer was. There is no W_v to learn: values are written by hand, each place
-# says where it is. So the only way to a right answer is to look at the right places. (DETR learns W_v, too.)
+# looks like. They only hear how far off the answer was. There is no W_v to learn: values are written by hand, each
+# place says where it is. So the only way to a right answer is to look at the right places. (DETR learns W_v, too.)
 #
 # Every thing that appears once in its scene is a question. The first 100 scenes are for learning, 20 for testing.
 
@@ -367,8 +368,8 @@ for miss in map(misses, learned):
     assert miss.median() < 16 < before.median() / 2
 
 # %% [markdown]
-# Eighty steps, and it answers for pictures that it never saw. Before you run the next cell, say aloud what the maps will
-# show. The picture has a blue car, a green tree and a grey cat.
+# Eighty steps, and it answers for pictures that it never saw. Before you run the next cell, say aloud what the maps
+# will show. The picture has a blue car, a green tree and a grey cat.
 
 # %%
 from detr_mini.data.scenes import draw_scene
@@ -398,7 +399,8 @@ show(figure, alt="""A scene with a blue car, a green tree and a grey cat, and th
 
 # %% [markdown]
 # That was scene 12, one of those it learned from; the figures above were for new ones. What happened? W_q and W_k
-# brought words and places into one space of 16 numbers, in which the word *car* points the same way as a place on a car.
+# brought words and places into one space of 16 numbers, in which the word *car* points the same way as a place on a
+# car.
 # **They learned a dictionary.** DETR's decoder must do the same with queries that are not even words. It was easy
 # here: the words were clear, and the values said where. DETR starts with neither.
 #
@@ -566,8 +568,8 @@ reveal("02.zeros", "c" if abs((scores.softmax(-1) @ v)[1, 0].item() - three_alon
 # Zeros are not nothing. Only *minus infinity, before the softmax* gives the answer that the three would give alone. The
 # mask is (B, 1, K): the same for all queries of one picture. With heads, one more axis: (B, 1, 1, K).
 #
-# Two traps, both silent. **First:** what does True mean? In PyTorch's `nn.MultiheadAttention`, True means hidden, as here.
-# In its `scaled_dot_product_attention`, it means the opposite. **Second:** a row in which everything is hidden.
+# Two traps, both silent. **First:** what does True mean? In PyTorch's `nn.MultiheadAttention`, True means hidden, as
+# here. In its `scaled_dot_product_attention`, it means the opposite. **Second:** a row in which everything is hidden.
 
 # %%
 import torch.nn.functional as F

@@ -141,8 +141,8 @@ reveal("03.lamps", "a" if error_without < 0.1 else "b",
        "All places look alike from here. The best guess is an average.")
 
 # %% [markdown]
-# It does not fail for lack of training. A lamp cannot say *left*, since nothing that it sees depends on left. The best it
-# can do is to guess the average of the others, and that is what it does.
+# It does not fail for lack of training. A lamp cannot say *left*, since nothing that it sees depends on left. The best
+# it can do is to guess the average of the others, and that is what it does.
 #
 # Now give each lamp an **address**, a vector of its own that is added to its token before it asks and is asked. For the
 # moment, any eight different vectors will do: random ones.
@@ -169,8 +169,8 @@ stripe = weights_with[torch.arange(8), torch.arange(8) - 1]  # (8,) from each la
 assert weights_without.max() < 0.3 and stripe.min() > 0.8  # pale everywhere; dark on the stripe
 
 # %% [markdown]
-# The stripe is the answer, drawn: lamp 3 looks at 2, lamp 2 at 1, and lamp 0 at 7. So an address need only be *different*
-# for each place, and random addresses do the job. Are we done, then?
+# The stripe is the answer, drawn: lamp 3 looks at 2, lamp 2 at 1, and lamp 0 at 7. So an address need only be
+# *different* for each place, and random addresses do the job. Are we done, then?
 #
 # One thing is odd about them. They do not say that 3 is near 4. So what a network learns about lamp 3 need not tell it
 # anything about lamp 4, and in a picture there are thousands of places. Can we find addresses in which *near* is built
@@ -228,9 +228,9 @@ for name, dots in [("both", both), ("sines only", sines_only)]:
 # %% [markdown]
 # ## 4. Several clocks
 #
-# One hand is not enough. A fast one comes round: places a full turn apart get the same address. A slow one hardly moves:
-# neighbours can hardly be told apart. Clocks solve that with several hands. So do we: each next hand is slower by a
-# fixed factor.
+# One hand is not enough. A fast one comes round: places a full turn apart get the same address. A slow one hardly
+# moves: neighbours can hardly be told apart. Clocks solve that with several hands. So do we: each next hand is slower
+# by a fixed factor.
 #
 # Vaswani et al. (2017) let the hands' wavelengths grow from 2π to 2π · 10,000. The 10,000 is called the **temperature**
 # in DETR's code. (Notebook 01's temperature was something else.) For width 4 there are two hands; with temperature 100
@@ -249,9 +249,9 @@ for n in range(4):
     print(f"place {n}:", small[n].numpy())
 
 # %% [markdown]
-# With a pencil: place 1 is sin 1 = 0.841, cos 1 = 0.540, then sin 0.1 = 0.100, cos 0.1 = 0.995. The fast hand
-# separates neighbours, the slow one says which part of the row this is. The dot product is now a sum of cosines, one per
-# hand. So it still depends on the distance alone:
+# With a pencil: place 1 is sin 1 = 0.841, cos 1 = 0.540, then sin 0.1 = 0.100, cos 0.1 = 0.995. The fast hand separates
+# neighbours, the slow one says which part of the row this is. The dot product is now a sum of cosines, one per hand. So
+# it still depends on the distance alone:
 
 # %%
 code = sine_code(torch.arange(50.0), width=32, temperature=10000)  # (50, 32)
@@ -270,8 +270,8 @@ show(figure, alt="""Left: the codes of 50 places as coloured columns; waves are 
 assert alike[10].argmax() == 10 and torch.allclose(alike[10, :10], alike[10, 11:21].flip(0), atol=1e-5)  # a mirror
 
 # %% [markdown]
-# Left, read from top to bottom: quick hands, then slower ones, then hands that stand still for 50 places. Right: a peak at
-# home, and the same bumps at the same distance on both sides.
+# Left, read from top to bottom: quick hands, then slower ones, then hands that stand still for 50 places. Right: a peak
+# at home, and the same bumps at the same distance on both sides.
 #
 # ### How to ask for the left neighbour
 #
@@ -293,8 +293,8 @@ print("R code(n) = code(n - 1) for every n:", torch.allclose(code[1:] @ R.T, cod
 print("with W_q = R, place 20 likes best: place", (R @ code[20] @ code.T).argmax().item())
 
 # %% [markdown]
-# So with sine addresses *look to your left* **can** be written as one small rule, good for all places at once. That is a
-# fact about the addresses. Whether a network that is trained finds the rule, and what it gains by it, is another
+# So with sine addresses *look to your left* **can** be written as one small rule, good for all places at once. That is
+# a fact about the addresses. Whether a network that is trained finds the rule, and what it gains by it, is another
 # question, and it can be measured.
 #
 # ### Is it quicker to learn?
@@ -314,12 +314,12 @@ for name, those in after_50.items():
 
 apart = [max(after_50["sine"]) < min(after_50["random"]), max(after_50["random"]) < min(after_50["sine"])]
 reveal("03.fifty", "a" if apart[0] else "b" if apart[1] else "c",
-       "Random vectors are far apart, so any two are easy to tell apart. Neighbours' sine codes are alike.")
+       "Neighbours' sine codes are alike, and that may be why: it is harder to point at one and not at the next.")
 assert apart == [False, True]
 
 # %% [markdown]
-# Random addresses are quicker here, by far. That codes of neighbours are alike makes it *harder* to point at one of two
-# neighbours. If quick learning of known places were all we want, we should take random addresses.
+# Random addresses are quicker here, by far. If quick learning of known places were all we wanted, we should take random
+# addresses.
 #
 # ### What nobody taught
 #
@@ -362,11 +362,11 @@ assert min(found["random"][1]) > 0.4 and max(found["sine"][1]) < 0.002
 #
 # ### Is it the turn?
 #
-# A tempting story: *the network has found the turn R.* But two things are special about sine codes. A single matrix leads
-# from every place to its neighbour (**one turn**), and neighbours have similar codes (**near is alike**). So we take
-# away one of the two at a time. *Fast clocks*: all hands turn by one to three radians per place. There still is an exact
-# turn, but neighbours are not alike. *Winding path*: random vectors of eight numbers, blurred along the row. Neighbours
-# are alike, but the path bends so much that no single matrix follows it.
+# A tempting story: *the network has found the turn R.* But two things are special about sine codes. A single matrix
+# leads from every place to its neighbour (**one turn**), and neighbours have similar codes (**near is alike**). So we
+# take away one of the two at a time. *Fast clocks*: all hands turn by one to three radians per place. There still is an
+# exact turn, but neighbours are not alike. *Winding path*: random vectors of eight numbers, blurred along the row.
+# Neighbours are alike, but the path bends so much that no single matrix follows it.
 
 # %%
 import torch.nn.functional as F
@@ -404,7 +404,7 @@ for which, colour, name in [(0, plots.BLUE, "taught"), (1, plots.VERMILLION, "le
     axes.plot(*zip(*points), "os"[which], color=colour, label=name)
 axes.set(xscale="log", xlabel="error, one mark per seed", yticks=range(4), yticklabels=kinds)
 axes.axvline(1 / 3, color=plots.GREY, linestyle="--", label="always saying 0")
-axes.legend(loc="center left")
+axes.legend(loc="upper left")
 show(figure, alt="""Errors on a logarithmic axis, four kinds of addresses, three seeds. Left out: random about 0.5,
      fast clocks 0.15 to 0.18, winding path 0.05 to 0.26, sine below 0.001, as small as for the lamps
      that were taught. Taught: below 0.01 for all.""")
@@ -412,9 +412,10 @@ assert min(found["fast clocks"][1] + found["winding path"][1]) > 30 * max(found[
 assert max(error for taught, _ in found.values() for error in taught) < 0.01
 
 # %% [markdown]
-# All four were learned by the lamps that were taught. But on the others each property alone leaves more than thirty times the
-# error of sine codes, so here it takes both. (Sines are not the only way to have both. A path that winds less, such as
-# `winding_path(seed, numbers=16, blur=3.0)`, which a single matrix follows nearly, comes close to them. Try it.)
+# With all four, the lamps that were taught learned their task. But on the others each property alone leaves more than
+# thirty times the error of sine codes, so here it takes both. (Sines are not the only way to have both. A path that
+# winds less, such as `winding_path(seed, numbers=16, blur=3.0)`, which a single matrix follows nearly, comes close to
+# them. Try it.)
 #
 # And has the network found the turn? Then it would not matter *which* lamps were left out. Leave out eight in a row:
 
@@ -424,10 +425,10 @@ print("sine, eight in a row left out, six seeds:", [round(error, 3) for error in
 assert sorted(gap)[1] > 0.05 and min(gap) > 10 * max(found["sine"][1])  # five of six fail
 
 # %% [markdown]
-# The rule was there to be had, and it would have served these eight, too. But in five of six trainings the wide gap is too
-# wide; one comes near. So what this layer learns, first of all, is to **fill small gaps between places that it
-# knows**. For pictures that is worth a lot, because what was learned of a car in one place helps one cell further on. It is no licence for places far from
-# everything that training has shown.
+# The rule was there to be had, and it would have served these eight, too. But in five of six trainings the wide gap is
+# too wide; one comes near. So what this layer learns, first of all, is to **fill small gaps between places that it
+# knows**. For pictures that is worth a lot, because what was learned of a car in one place helps one cell further on.
+# It is no licence for places far from everything that training has shown.
 #
 # ## 5. The package has it
 #
@@ -485,8 +486,8 @@ print("SineGrid agrees:", torch.allclose(by_hand, SineGrid(256)(padding), atol=1
 # %% [markdown]
 # ## 7. What the temperature does
 #
-# Look at the fastest hand again: one turn per picture, and all the others are slower. With temperature 10,000, which was
-# chosen for sentences of counted words, most hands hardly move while x runs from 0 to 1. How many?
+# Look at the fastest hand again: one turn per picture, and all the others are slower. With temperature 10,000, which
+# was chosen for sentences of counted words, most hands hardly move while x runs from 0 to 1. How many?
 
 # %%
 predict("03.still", "DETR's 128 numbers for x: how many change by less than 0.1 across the whole picture?",
@@ -524,9 +525,9 @@ for (side, temperature), alike in maps.items():
 
 # %% [markdown]
 # Dark means alike in these maps. With T = 10,000, the farthest corner still resembles the cell by three quarters. With
-# T = 20 the address is sharper. Neither is *wrong*, because W_q and W_k can stretch what they are given. But what has to
-# be stretched has to be learned first. The lamps of section 4 can judge both, with coordinates as DETR has them, from 0 to
-# 1 over the row: after 50 steps with 8 lamps, and after 300 steps with 32 lamps, five of them left out.
+# T = 20 the address is sharper. Neither is *wrong*, because W_q and W_k can stretch what they are given. But what has
+# to be stretched has to be learned first. The lamps of section 4 can judge both, with coordinates as DETR has them,
+# from 0 to 1 over the row: after 50 steps with 8 lamps, and after 300 steps with 32 lamps, five of them left out.
 
 # %%
 def detr_row(N, temperature):
@@ -542,11 +543,11 @@ assert max(quick[20]) < 0.6 * min(quick[10000]) and max(far[20][0]) > min(far[10
 assert all(abs(a - b) < 0.02 for T in far for a, b in zip(*far[T]))  # left out or not, it is the same
 
 # %% [markdown]
-# Both temperatures generalise: the lamps that were left out are as good as the others. Is one of them learned faster? With
-# 8 lamps, T = 20 is, here: it has about a third of the error after 50 steps, and the bands do not touch. With 32 lamps the
-# bands of three seeds overlap, so the lamps leave that open. (Both are far slower than the codes of section 4, whose
-# fastest hand turns by 1 radian per lamp. Here, as in DETR, it turns once over the whole row, so neighbours are hard to
-# tell apart.) DAB-DETR later chose 20 (notebook 14). DETR itself has 10,000.
+# Both temperatures generalise: the lamps that were left out are as good as the others. Is one of them learned faster?
+# With 8 lamps, T = 20 is, here: it has about a third of the error after 50 steps, and the bands do not touch. With 32
+# lamps the bands of three seeds overlap, so the lamps leave that open. (Both are far slower than the codes of section
+# 4, whose fastest hand turns by 1 radian per lamp. Here, as in DETR, it turns once over the whole row, so neighbours
+# are hard to tell apart.) DAB-DETR later chose 20 (notebook 14). DETR itself has 10,000.
 #
 # ## 8. Learned addresses
 #
@@ -589,11 +590,11 @@ show(figure, alt="""Similarity to one cell of a 16 x 16 map. Sine codes: a soft 
      10,000, narrower for 20. Learned code before training: only the cell's own row and column stand out.""")
 
 # %% [markdown]
-# Learned addresses do what random ones do: perfect on the lamps that were taught, and of no use to those that were not. A
-# learned code starts without any idea of near and far, apart from sharing a row or a column. It must find it in the
+# Learned addresses do what random ones do: perfect on the lamps that were taught, and of no use to those that were not.
+# A learned code starts without any idea of near and far, apart from sharing a row or a column. It must find it in the
 # data. And it knows no row beyond its table. The sine code has both built in, and nothing to learn. (In table 3 of
-# DETR's paper, learned codes end one AP below sine. That is little, but COCO's photographs show every place again and
-# again: nothing is left out there.)
+# DETR's paper, learned codes end one AP below sine, and no codes at all for the image nearly eight below. That learned
+# ones lose so little may be because COCO's photographs show every place again and again: none is left out.)
 #
 # ## 9. Added to q and k, not to v
 #
@@ -602,10 +603,10 @@ show(figure, alt="""Similarity to one cell of a 16 x 16 map. Sine codes: a soft 
 # where the car is. But a detector must say where the car is, so one could argue the other way round as well. Arguments
 # do not settle this. A training does.
 #
-# For the course's small DETR, three trainings each were recorded: as it is, and with the cells' addresses added
-# to the values as well, once in the encoder and once in cross-attention. Everything else is the same, the first weights and the order
-# of the pictures included. We compare AP50 after 500 steps, on 400 pictures that it was not trained on.
-# (AP50 says how many boxes are right, from 0 to 1; notebooks 04 and 09 explain it.)
+# For the course's small DETR, three trainings each were recorded: as it is, and with the cells' addresses added to the
+# values as well, once in the encoder and once in cross-attention. Everything else is the same, the first weights and
+# the order of the pictures included. We compare AP50 after 500 steps, on 400 pictures that it was not trained on. (AP50
+# says how many boxes are right, from 0 to 1; notebooks 04 and 09 explain it.)
 
 # %%
 predict("03.value", "With addresses in the values, too, after 500 steps: is AP50 different?",
@@ -626,13 +627,14 @@ assert all(min(ap50[form]) < max(usual) and max(ap50[form]) > min(usual) for for
 
 # %% [markdown]
 # So here, and this early in training, it makes no difference that three seeds could show. What do those say who chose
-# it? Asked for the reason, an author of DETR answered that they follow *standard practice*, as in Transformer-XL
-# (issue 105 of its repository). In table 3 of their paper there is a related comparison. Addresses that are added once, at the input,
-# are in the values as well, and that cost 1.4 AP. But those are also not added anew in each layer, so two things were
-# changed at once. A Transformer for text usually adds p once, at the start, and it works. It is a choice, and not a law.
+# it? Asked for the reason, an author of DETR answered that they follow *standard practice*, as in Transformer-XL (issue
+# 105 of its repository). In table 3 of their paper there is a related comparison. Addresses that are added once, at the
+# input, are in the values as well, and that cost 1.4 AP. But those are also not added anew in each layer, so two things
+# were changed at once. A Transformer for text usually adds p once, at the start, and it works. It is a choice, and not
+# a law.
 #
-# There is a second kind of address in DETR: each object query has one, and it is learned (notebook 06). Adding *those* to the
-# values when queries ask each other is another matter:
+# There is a second kind of address in DETR: each object query has one, and it is learned (notebook 06). Adding *those*
+# to the values when queries ask each other is another matter:
 
 # %%
 print("addresses of queries in v: AP50 after 500 steps ", [round(value, 3) for value in sorted(ap50["queries"])])
@@ -641,13 +643,15 @@ print("usual:                     AP50 after 1000 steps", [round(value, 3) for v
 assert min(ap50["queries"]) > max(usual) and min(compared(1000)["values"]) > max(compared(1000)["usual"])
 
 # %% [markdown]
-# This learns faster here, clearly. (Whether it also ends higher, these short runs do not say.) Why it does was not
-# measured. What queries carry is empty at the start of DETR's decoder, so that at first there is nothing in
-# their values to be taken; notebook 06 looks at that.
+# This learns faster here: every seed is far above every usual one. Whether it also ends higher, these short runs do not
+# say, and why it is faster was not measured. One thing to know is that the queries carry nothing but their addresses at
+# the start of DETR's decoder. Without addresses in the values, the first layer has nothing to take from them (notebook
+# 06 looks at that).
 #
 # If no address is added to what a token keeps, how can DETR's answers know where things are? *Which* values a token
 # averages depends on addresses, so what it has collected may tell where it stood. Whether it does can be measured:
-# section *Where am I?* of [notebook 05](05_encoder.ipynb) reads row and column off the tokens, before and after the encoder.
+# section *Where am I?* of [notebook 05](05_encoder.ipynb) reads row and column off the tokens, before and after the
+# encoder.
 #
 # Adding has a price that you should know. A score falls into four parts:
 #
@@ -673,8 +677,8 @@ for name, part in parts.items():
     print(f"{name:12} spread {part.std():.2f}")
 
 # %% [markdown]
-# Untrained, all four parts count. Two of them compare things of different kinds, and the one matrix W_q has to serve both. Conditional
-# DETR separates them: content meets content, place meets place (notebook 14).
+# Untrained, all four parts count. Two of them compare things of different kinds, and the one matrix W_q has to serve
+# both. Conditional DETR separates them: content meets content, place meets place (notebook 14).
 #
 # ## 10. Is the bag a picture again?
 #
@@ -691,9 +695,9 @@ print("both shuffled together:         same vectors?",
       torch.allclose(together, with_places[order], atol=1e-4))
 
 # %% [markdown]
-# Now a shuffled picture is another picture. And if each token takes its address along, nothing changes: the order of the
-# *list* still means nothing, and all that is known about places is in the addresses. So tokens need not lie on a grid at
-# all. Notebook 19 will use that.
+# Now a shuffled picture is another picture. And if each token takes its address along, nothing changes: the order of
+# the *list* still means nothing, and all that is known about places is in the addresses. So tokens need not lie on a
+# grid at all. Notebook 19 will use that.
 #
 # ## 11. Explore
 #
