@@ -27,7 +27,7 @@ LESSONS = (
     Lesson("00", "start_here", "Does my machine work, what is the map, how do I learn here?", 45),
     Lesson("01", "attention_by_hand", "What does softmax(q kᵀ) v do?", 60),
     Lesson("02", "self_and_cross_attention", "Where do queries, keys and values come from?", 75),
-    Lesson("03", "positions", "Why does a set need addresses?", 75),
+    Lesson("03", "positions", "Why does a set need addresses?", 85),
     Lesson("04", "image_to_boxes", "How did detectors work before, and what is a good box?", 85),
     Lesson("05", "encoder", "How does an image become tokens that know their surroundings?", 65),
     Lesson("06", "decoder_and_queries", "How do queries divide the objects among themselves?", 75),

@@ -12,6 +12,24 @@ def rows(boxes: Tensor) -> list[tuple[float, ...]]:
     return [tuple(box) for box in boxes.tolist()]
 
 
+def by_left_edge(boxes: Tensor) -> Tensor:
+    """Sorted by one of the four numbers."""
+    return boxes[boxes[:, 0].argsort(stable=True)]
+
+
+def in_order(boxes: Tensor) -> list[Tensor]:
+    """Sorted by all four."""
+    return sorted(boxes, key=lambda box: box.tolist())
+
+
+def by_one_number(first: Tensor, second: Tensor) -> bool:
+    """Each box as one large number, in a base that no coordinate reaches; there is no base for no boxes."""
+    if len(first) != len(second):
+        return False
+    places = (torch.cat([first, second]).max().double() + 1) ** torch.arange(4)
+    return torch.equal((first.double() @ places).sort().values, (second.double() @ places).sort().values)
+
+
 def in_every_order(first: Tensor, second: Tensor) -> list[Tensor]:
     """Absolute differences, one tensor per order."""
     return [(first - second[list(order)]).abs() for order in permutations(range(len(first)))]
@@ -68,6 +86,15 @@ WRONG = {
         (lambda a, b: set(rows(a)) == set(rows(b)), "forgets how often"),
         (lambda a, b: (a == b).all(), "row by row"),
         (lambda a, b: a.sort(0).values == b.sort(0).values, "The shape is (3, 4)"),
+        (lambda a, b: torch.equal(by_left_edge(a), by_left_edge(b)), "tie in the left edge"),
+        (lambda a, b: torch.equal(a.sum(1).sort().values, b.sum(1).sort().values), "in a sum or a product"),
+        (lambda a, b: torch.equal(a.prod(1).sort().values, b.prod(1).sort().values), "in a sum or a product"),
+        (lambda a, b: all(torch.equal(x, y) for x, y in zip(in_order(a), in_order(b), strict=False)), "no box at all"),
+        (lambda a, b: bool((torch.stack(in_order(a)) == torch.stack(in_order(b))).all()),
+         "With lists of 3 and 2 boxes your code stopped"),
+        (by_one_number, "With no boxes at all in a list your code stopped"),
+        (lambda a, b: len(a) > 0 and sorted(rows(a)) == sorted(rows(b)), "namely none"),
+        (lambda a, b: len(a) == 0 or sorted(rows(a)) == sorted(rows(b)), "has no box at all and the second one has"),
     ],
     "00.distance": [
         (lambda a, b: (a - b).abs().mean(), "in the order in which the lists come"),

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detr_mini.attention import attention_weights as ready_made
+
 HIDE = float("-inf")
 
 
@@ -48,15 +50,38 @@ def soft(*scores: float) -> list[float]:
 
 
 def by_autograd(scores: Tensor, values: Tensor) -> Tensor:
-    """Right, though not what was asked for."""
+    """Right numbers, and not what was asked for."""
     scores = scores.clone().requires_grad_()
     return torch.autograd.grad(scores.softmax(0) @ values, scores)[0]
+
+
+def by_backward(scores: Tensor, values: Tensor) -> Tensor:
+    """The same, as in a training."""
+    scores = scores.clone().requires_grad_()
+    (scores.softmax(0) @ values).backward()
+    return scores.grad
+
+
+def average(scores: Tensor, values: Tensor) -> Tensor:
+    """What the slope is wanted of."""
+    return scores.softmax(0) @ values
+
+
+def with_the_package(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor) -> Tensor:
+    """Right numbers, by the package's function under another name."""
+    return ready_made(query, key, hidden[:, None] * -1e9) @ value
 
 
 def by_jacobian(scores: Tensor, values: Tensor) -> Tensor:
     """Right: all pairs of weights at once."""
     w = scores.softmax(0)
     return (torch.diag(w) - torch.outer(w, w)) @ values
+
+
+def key_by_key(scores: Tensor, values: Tensor) -> Tensor:
+    """Right: one score after the other, what it wins itself and what the others lose."""
+    w = scores.softmax(0)
+    return torch.stack([w[i] * values[i] - sum(w[i] * w[j] * values[j] for j in range(len(w))) for i in range(len(w))])
 
 
 CENTRE, DEPOT = [-3.0, 6.0], [-4.0, -4.0]
@@ -98,6 +123,9 @@ WRONG = {
         (lambda q, k, v, h: scores_of(q, k).masked_fill(h[:, None], HIDE).softmax(-1), "average the values"),
         (lambda q, k, v, h: finish(q @ k, v, h), "Your code stopped"),
         (in_place, "changes its input number 2"),
+        (with_the_package, "calls `attention_weights`"),
+        (lambda q, k, v, h: scores_of(q, k).masked_fill(h[:, None], -5).softmax(-1) @ v, "the score -5. That is low"),
+        (lambda q, k, v, h: scores_of(q, k).masked_fill(h[:, None], -100).softmax(-1) @ v, "near 0 only"),
     ],
     "01.gradient": [
         (lambda s, v: s.softmax(0) * v, "the others lose"),
@@ -107,6 +135,11 @@ WRONG = {
         (lambda s, v: s.softmax(0) @ v, "the average itself"),
         (lambda s, v: s.softmax(0), "These are the weights"),
         (lambda s, v: torch.zeros(3), "The shape is (3,)"),
+        (by_autograd, "calls `grad`"),
+        (by_backward, "calls `backward`"),
+        (lambda s, v: torch.func.grad(average)(s, v), "calls `grad`"),
+        (lambda s, v: torch.autograd.functional.jacobian(lambda x: average(x, v), s), "calls `grad`"),
+        (lambda s, v: torch.func.jacfwd(average)(s, v), "calls `make_dual`"),
     ],
 }
 
@@ -118,5 +151,5 @@ RIGHT = {
         lambda q, k, v, h: F.scaled_dot_product_attention(q, k, v, ~h[:, None]),
         lambda q, k, v, h: (scores_of(q, k) - 1e9 * h[:, None].float()).softmax(-1) @ v,
     ],
-    "01.gradient": [by_autograd, by_jacobian],
+    "01.gradient": [by_jacobian, key_by_key],
 }

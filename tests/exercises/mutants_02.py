@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detr_mini.attention import MultiHeadAttention
+
 SHAPES = [[6, 5], [6, 4], [2, 4], [3, 7], [3, 2]]
 PREY = torch.tensor([[-1.0, 1.0], [-1.0, 0.0]])  # the notebook's: turns a hand into the one that it beats
 
@@ -47,6 +49,12 @@ def one_head_at_a_time(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return torch.cat([weights(*pair[:2]) @ pair[2] for pair in parts], dim=-1)
 
 
+def by_the_package(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Right numbers: the package's module cuts and merges."""
+    package = MultiHeadAttention(q.shape[-1], heads)
+    return package.merge(package.attend(package.split(q), package.split(k), package.split(v), None))
+
+
 WRONG = {
     "02.shapes": [
         (shapes_with(0, [5, 6]), "rows are the numbers that come out"),
@@ -77,6 +85,7 @@ WRONG = {
         (mean_of_heads, "averaged the heads' weights"),
         (lambda q, k, v, h: weights(cut(q, h), cut(k, h)) @ cut(v, h), "still apart"),
         (lambda q, k, v, h: q.unflatten(-1, (h, 3)), "Your code stopped"),
+        (by_the_package, "calls `split`"),
     ],
     "02.merge": [
         (lambda w_q, w_k: w_q.T @ w_k, "left out the scaling"),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from detr_mini.positions import sine
+from detr_mini.positions import SineGrid, grid_coordinates, sine
 
 
 def hands(width: int, temperature: float) -> Tensor:
@@ -77,9 +77,22 @@ def part(offset: float, width: int, temperature: float) -> float:
 
 
 def by_codes(dy: float, dx: float, width: int, temperature: float) -> Tensor:
-    """Right: two codes after all, at 0 and at the offset."""
+    """Right numbers, by way of two codes, at 0 and at the offset."""
     here, there = torch.zeros(2, dtype=torch.float64), torch.tensor([dy, dx], dtype=torch.float64)
     return sine(here, width // 2, temperature) @ sine(there, width // 2, temperature)
+
+
+def by_own_codes(dy: float, dx: float, width: int, temperature: float) -> Tensor:
+    """The same with codes written in the exercise before."""
+    here, there = (torch.cat([column_by_column(torch.tensor([one], dtype=torch.float64), width // 2, temperature)[0]
+                              for one in at]) for at in ((0.0, 0.0), (dy, dx)))
+    return here @ there
+
+
+def by_turning(dy: float, dx: float, width: int, temperature: float) -> float:
+    """Right: the real part of each hand's turn, as a complex number."""
+    turns = [4 / temperature ** (2 * i / (width // 2)) for i in range(width // 4)]  # in quarters of the circle
+    return sum((1j ** (turn * offset)).real for offset in (dy, dx) for turn in turns)
 
 
 WRONG = {
@@ -103,6 +116,8 @@ WRONG = {
         (lambda at, w, t: woven(2 * math.pi * at[:, None] / t ** (2.0 * torch.arange(w // 2))), "too slow"),
         (lambda at, w, t: woven(2 * math.pi * at[:, None] / t ** (2 * torch.arange(1, w // 2 + 1) / w)), "starts at 1"),
         (lambda at, w, t: (2 * math.pi * at[:, None] / hands(w, t)).sin(), "The shape is (4, 4)"),
+        (lambda at, w, t: sine(at[:, None], w, t), "calls `sine`"),
+        (lambda at, w, t: SineGrid(2 * w, t)(torch.zeros(1, 1, len(at)).bool())[0, 0, :, w:], "calls `sine`"),
     ],
     "03.coordinates": [
         (lambda p: centres(p).flip(-1), "order is y, x"),
@@ -114,6 +129,7 @@ WRONG = {
         (lambda p: torch.stack(counts(p), -1) - 0.5, "These are counts"),
         (lambda p: centres(p)[..., 0], "The shape is"),
         (lambda p: centres(~p), "Not yet"),
+        (lambda p: grid_coordinates(p, half_cell=True), "calls `grid_coordinates`"),
     ],
     "03.distance": [
         (lambda dy, dx, w, t: part(dy / 2 / math.pi, w, t) + part(dx / 2 / math.pi, w, t), "2π is missing"),
@@ -126,6 +142,8 @@ WRONG = {
         (lambda dy, dx, w, t: part(dx, w, t), "part for y is missing"),
         (lambda dy, dx, w, t: part(dy, 16, t) + part(dx, 16, t), "take the number of hands from"),
         (lambda dy, dx, w, t: part(dy, w, 100) + part(dx, w, 100), "take it from the argument"),
+        (by_codes, "calls `sine`"),
+        (by_own_codes, "makes the codes first"),
     ],
 }
 
@@ -133,5 +151,5 @@ RIGHT = {
     "03.clock": [0.36, math.sin(0.4) * math.sin(1.6) + math.cos(0.4) * math.cos(1.6)],
     "03.sine": [column_by_column, by_slices],
     "03.coordinates": [centres, one_picture_at_a_time],
-    "03.distance": [by_codes, lambda dy, dx, w, t: torch.tensor(part(dy, w, t) + part(dx, w, t))],
+    "03.distance": [by_turning, lambda dy, dx, w, t: torch.tensor(part(dy, w, t) + part(dx, w, t))],
 }

@@ -43,28 +43,49 @@ def check_largest(largest: object) -> None:
 
 PAIR = torch.tensor([[1, 2, 30, 40], [50, 60, 7, 8]]).float()
 MIXED = torch.tensor([[1, 2, 7, 8], [50, 60, 30, 40]]).float()  # the same numbers, in other boxes
+TIED = torch.tensor([[4, 90, 90, 6], [4, 10, 5, 5], [4, 10, 5, 80]]).float()  # all begin at the same left edge
+SUMS = torch.tensor([[2, 1, 30, 40], [50, 60, 8, 7]]).float()  # as PAIR, by the sum of each box, and by its area
+NONE = torch.zeros(0, 4)
 # message -> first list, second list, whether they hold the same boxes
 SAME = {
     "The lists {[4, 90, ...], [20, 20, ...], [5, 60, ...]} and the same in another order hold the same boxes, and you "
     "say that they do not. Did you compare row by row?": (BOXES[:3], BOXES[[2, 0, 1]], True),
+    "The boxes (4, 90, 90, 6), (4, 10, 5, 5), (4, 10, 5, 80) and the same in another order: you say that they are not "
+    "the same. They tie in the left edge, and two in the top. A sort by one number leaves ties in the order in which "
+    "they came: sort by all four.": (TIED, TIED[[2, 0, 1]], True),
     "Two boxes are the same in both lists, and the third one is not. You say that all are.":
         (BOXES[:3], BOXES[[3, 1, 0]], False),
     "(1, 2, 30, 40), (50, 60, 7, 8) are not (1, 2, 7, 8), (50, 60, 30, 40): the same numbers, put together to other "
     "boxes. You take them for the same. The four numbers of a box must stay together, also in sorting.":
         (PAIR, MIXED, False),
+    "(1, 2, 30, 40), (50, 60, 7, 8) are not (2, 1, 30, 40), (50, 60, 8, 7), and you say that they are the same. They "
+    "agree in a sum or a product. One number cannot stand for a box: compare all four, in their order.":
+        (PAIR, SUMS, False),
     "The second list lacks a box, and you say that both are the same. Look both ways.":
         (BOXES[:3], BOXES[[1, 0]], False),
     "The second list has a box too many, and you say that both are the same. Look both ways.":
         (BOXES[:2], BOXES[[2, 1, 0]], False),
     "One list has a box twice, the other one has another box twice. You say that both are the same. (A `set` of "
     "Python's forgets how often.)": (BOXES[[0, 0, 1]], BOXES[[0, 1, 1]], False),
+    "Two lists without any box hold the same boxes, namely none. You say that they do not.": (NONE, NONE, True),
+    "The first list has no box at all and the second one has one. You say that both are the same.":
+        (NONE, BOXES[:1], False),
 }
 
 
 def check_same(same_boxes: object) -> None:
     """same_boxes(first (M, 4), second (N, 4)) -> whether both hold the same boxes, each equally often."""
     for message, (first, second, same) in SAME.items():
-        judge(ask(same_boxes, first, second), torch.tensor(same), {message: torch.tensor(not same)})
+        when = special(len(first), len(second))
+        answer = ask(same_boxes, first, second, when=when)
+        judge(answer, torch.tensor(same), {message: torch.tensor(not same)}, when=when)
+
+
+def special(first: int, second: int) -> str:
+    """What is special about two lists of so many boxes, for messages."""
+    if 0 in (first, second):
+        return "With no boxes at all in a list"
+    return "" if first == second else f"With lists of {first} and {second} boxes"
 
 
 # ---------------------------------------------------------------- 00.distance

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from detr_mini.attention import attention_weights
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, judge, numbers
+from detr_mini.attention import MultiHeadAttention, attention_weights
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, forbids, judge, numbers
 
 FLATS = ("Attic", "Bridge", "Centre", "Depot")
 KEYS = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [-1.0, -1.0]])  # quiet, central
@@ -73,6 +73,8 @@ def check_winner(row: int, query: Tensor, weights: Tensor, wanted: int) -> None:
 
 def check_mask(attend: object) -> None:
     """attend(query (B, Q, d), key (B, K, d), value (B, K, v), hidden (B, K) True = hidden) -> (B, Q, v)."""
+    attend = forbids(attend, "Write the scores, the softmax and the average yourself.", attention_weights,
+                     MultiHeadAttention)
     draw = torch.Generator().manual_seed(1)
     # As many queries as images: here a mask without an axis for the queries goes wrong without an error.
     q, k, v = (torch.randn(2, n, w, generator=draw) * 1.5 for n, w in ((2, 4), (3, 4), (3, 5)))
@@ -80,6 +82,16 @@ def check_mask(attend: object) -> None:
     judge(ask(attend, q, k, v, hidden), masked(q, k, v, hidden), slips_of_mask(q, k, v, hidden))
     q, k, v = (torch.randn(3, n, w, generator=draw) for n, w in ((5, 6), (4, 6), (4, 2)))
     judge(ask(attend, q, k, v, torch.zeros(3, 4, dtype=torch.bool)), masked(q, k, v, torch.zeros(3, 4).bool()), {})
+    q, k, v = (torch.randn(2, n, w, generator=draw) * size for n, w, size in ((2, 4, 500.0), (3, 4, 1.0), (3, 5, 1.0)))
+    judge(ask(attend, q, k, v, hidden), masked(q, k, v, hidden), {
+        "Right for scores near 0 only. Here queries are long and scores lie in the hundreds, so that a fixed low score "
+        "such as -100 may be the best of them. Take minus infinity.": covered(q, k, v, hidden, -100.0)})
+
+
+def covered(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, score: float) -> Tensor:
+    """Attention in which hidden keys get this score, (B, Q, v)."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, Q, K)
+    return scores.masked_fill(hidden[:, None], score).softmax(-1) @ v
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
@@ -97,6 +109,8 @@ def slips_of_mask(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> dict[str, 
         "Hide them in the scores, before the softmax.": after @ v,
         "Hidden keys got the score 0. Since exp(0) = 1, they still take part. Give them minus infinity.":
             scores.masked_fill(cover, 0).softmax(-1) @ v,
+        **{f"Hidden keys got the score {low}. That is low, but e to the power of {low} is not 0, so they still take "
+           "part. Give them minus infinity.": covered(q, k, v, hidden, low) for low in (-1, -2, -5)},
         "The mask is upside down: True means hidden, and your answer uses only the hidden keys.":
             masked(q, k, v, ~hidden),
         "The mask has no effect: hidden keys still have weight.": scores.softmax(-1) @ v,
@@ -120,6 +134,8 @@ def slips_of_mask(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> dict[str, 
 
 def check_gradient(score_gradient: object) -> None:
     """score_gradient(scores (K,), values (K,)) -> (K,): how the average changes with each score."""
+    score_gradient = forbids(score_gradient, "Find the slope with a pencil: how does each weight change with a score?",
+                             torch.autograd.backward, torch.autograd.grad, torch.autograd.forward_ad.make_dual)
     scores, values = torch.tensor([1.0, 0.0, 2.0, -1.0]), torch.tensor([7.0, 9.0, 12.0, 4.0])
     weights = scores.softmax(0)
     average = weights @ values
@@ -158,7 +174,10 @@ EXERCISES = (
         "01.mask", "Hide the padding", Tier.CORE, 12, check_mask,
         ("Hidden keys must have weight 0, and the weights left must add up to 1. Which score gives the weight 0?",
          "`scores.masked_fill(mask, float('-inf'))` before the softmax, with a mask of shape (B, 1, K)."),
-        "DETR needs exactly this: pictures of different sizes share a batch, and padding must not be looked at.",
+        "DETR needs exactly this: pictures of different sizes share a batch, and padding must not be looked at. (A "
+        "score of -1e9 passes here, too, because e to that power is 0 in every floating-point format. It differs from "
+        "minus infinity in one case: if all keys of a picture are hidden, minus infinity gives nan, which one notices, "
+        "and -1e9 gives the plain average of what should be hidden.)",
     ),
     Exercise(
         "01.gradient", "What a score learns", Tier.STRETCH, 20, check_gradient,

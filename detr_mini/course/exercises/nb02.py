@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from detr_mini.attention import attention_weights
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, judge, numbers
+from detr_mini.attention import MultiHeadAttention, attention_weights
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, forbids, judge, numbers
 
 # ---------------------------------------------------------------- 02.shapes
 
@@ -78,6 +78,8 @@ def check_winner(answer: object) -> None:
 
 def check_heads(multi_head: object) -> None:
     """multi_head(q (B, Q, d), k (B, K, d), v (B, K, d), heads) -> (B, Q, d)."""
+    multi_head = forbids(multi_head, "Cut the width and put it together again yourself.", MultiHeadAttention.split,
+                         MultiHeadAttention.merge, MultiHeadAttention.attend)
     draw = torch.Generator().manual_seed(2)
     # As many keys as queries, so that a reshape without a transpose goes wrong without an error.
     q, k, v = (torch.randn(2, 4, 8, generator=draw) * 1.5 for _ in range(3))

@@ -6,7 +6,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, judge
+from detr_mini.course.exercises.core import (
+    Choice,
+    Exercise,
+    Question,
+    Tier,
+    Wrong,
+    ask,
+    calls_of,
+    forbids,
+    judge,
+    signs_of,
+)
 from detr_mini.positions import grid_coordinates, sine
 
 # ---------------------------------------------------------------- 03.clock
@@ -35,6 +46,7 @@ def check_clock(answer: object) -> None:
 
 def check_sine(my_sine: object) -> None:
     """my_sine(coordinates (N,), width, temperature) -> (N, width)."""
+    my_sine = forbids(my_sine, "Write the angles, their sines and their cosines yourself.", sine)
     at = torch.tensor([0.0, 0.13, 0.5, 0.86])
     judge(ask(my_sine, at, 8, 100), sine(at[:, None], 8, 100), slips_of_sine(at, 8, 100))
     at = torch.linspace(0.05, 1, 7)
@@ -71,6 +83,7 @@ def slips_of_sine(at: Tensor, width: int, temperature: float) -> dict[str, Tenso
 
 def check_coordinates(centres: object) -> None:
     """centres(padding (B, H, W)) -> (B, H, W, 2), y and x of the middle of each cell. Padding itself does not count."""
+    centres = forbids(centres, "Count the cells of the picture yourself.", grid_coordinates)
     padding = torch.zeros(2, 4, 4, dtype=torch.bool)
     padding[0, :, 3:], padding[1, 3:, :] = True, True
     seen = inside(padding)
@@ -114,9 +127,13 @@ def slips_of_centres(padding: Tensor, seen: Callable[[object], object]) -> dict[
 
 # ---------------------------------------------------------------- 03.distance
 
+NO_CODES = ("The offset alone is enough: sin a sin b + cos a cos b = cos(a - b), so each hand gives one cosine, of its "
+            "speed times the offset.")
+
 
 def check_distance(dot_of_offset: object) -> None:
     """dot_of_offset(dy, dx, width, temperature) -> the dot product of the 2-D codes of two cells that far apart."""
+    dot_of_offset = without_codes(forbids(dot_of_offset, NO_CODES, sine))
     dy, dx, width, temperature = 0.25, -0.5, 16, 100
     judge(ask(dot_of_offset, dy, dx, width, temperature), dot_of(dy, dx, width, temperature),
           slips_of_distance(dy, dx, width, temperature))
@@ -124,6 +141,22 @@ def check_distance(dot_of_offset: object) -> None:
         "At this width it fails: take the number of hands from `width`.": dot_of(0.5, 0.25, 16, 20),
         "At this temperature it fails: take it from the argument.": dot_of(0.5, 0.25, 64, 100),
     })
+
+
+def without_codes(function: object) -> object:
+    """The student's function, made to raise Wrong if it takes sines as well as cosines: only codes need both."""
+    if not callable(function):
+        return function
+    waves = [signs_of(wave) for wave in (torch.sin, torch.cos, math.sin, math.cos)]
+
+    def watched(*arguments: object) -> object:
+        with calls_of(waves) as used:
+            answer = function(*arguments)
+        if {"sin", "cos"} <= set(used):
+            raise Wrong(f"Your function takes sines and cosines, so it makes the codes first. {NO_CODES}")
+        return answer
+
+    return watched
 
 
 def dot_of(dy: float, dx: float, width: int, temperature: float) -> Tensor:
@@ -202,10 +235,11 @@ QUIZ = (
         Choice("Because a sine alone cannot be differentiated", "It can: its slope is the cosine."),
         Choice("To have twice as many wavelengths", "Both have the same wavelength. It is one hand of a clock."),
     )),
-    Question("Why is the address not added to the value in DETR?", (
-        Choice("Because values have another width", "They have the same width in DETR; it would be possible."),
-        Choice("Because the softmax would no longer add up to 1", "The softmax sees queries and keys only."),
-        Choice("So that what is brought home does not depend on where it was found",
-               "Yes. Addresses steer the attention, and are not mixed into what is taken.", True),
+    Question("Five of 32 lamps are left out of the training. What do sine addresses do for them?", (
+        Choice("They tell the layer the rule, so any lamps could have been left out",
+               "With eight in a row left out, five of six trainings failed, though the rule would have served."),
+        Choice("Their neighbours' training serves them, because neighbours have similar addresses",
+               "Yes, here and for small gaps. It also takes that one turn fits all places.", True),
+        Choice("They make all lamps learn faster", "Random addresses were learned faster: after 50 steps, by far."),
     )),
 )
