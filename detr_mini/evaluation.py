@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from detr_mini import printing
 from detr_mini.data.labels import labelled_as
 from detr_mini.data.loading import workers_errors
 from detr_mini.data.transforms import Transformed, build_transform, collate
