@@ -650,7 +650,8 @@ check("06.cross", ask_image)
 # ### Count the duplicates (`06.repeats`)
 #
 # *Core, 12 minutes.* Detections are sorted, best first. Each describes the thing that it overlaps most, provided it overlaps
-# it by at least `demand`. How many describe a thing that a better one has described before?
+# it by at least `demand`. How many describe a thing that a better one has described before? There may be images without
+# things, and images in which nothing is detected.
 
 # %% tags=["exercise"]
 def duplicates(overlap, demand):
@@ -660,6 +661,8 @@ def duplicates(overlap, demand):
 # %% tags=["solution"]
 def duplicates(overlap, demand):
     """overlap (N, M), IoU of N detections, best first, with M things -> how many are duplicates."""
+    if overlap.numel() == 0:  # no things, or no detections: nothing can be repeated
+        return 0
     found, count = set(), 0
     for row in overlap:
         thing = int(row.argmax())
