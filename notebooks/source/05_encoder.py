@@ -448,7 +448,7 @@ assert min(mixed_only) > 0.6
 # judged on 200 others. The score is R²: 0 for always naming the middle of the picture, 1 for perfect.
 
 # %%
-predict("05.where", "First a token of the backbone, which was told of no position at all. How well does it know its place?",
+predict("05.where", "First a token of the backbone, which was told of no position. How well does it know its place?",
         "not at all: a convolution does the same everywhere", "about half", "nearly perfectly")
 
 # %%
@@ -529,8 +529,8 @@ show(two_forms(memory, ap50, ["positions in the encoder", "never any"], level=ba
      alt="Two pictures against the training step, three seeds of each. Left, R² of the memory: with positions it "
          "rises from 0.5 to above 0.9 by step 1,000; without, it stays near the level of the backbone. Right, AP50: "
          "the lines of both kinds rise together and cross.")
-for name, looks, found in zip(FORMS, memory, ap50):
-    print(f"{name:8} R² at 1,500: {[round(sum(pair) / 2, 2) for pair in looks[1500]]}", end="   ")
+for name, known, found in zip(FORMS, memory, ap50):
+    print(f"{name:8} R² at 1,500: {[round(sum(pair) / 2, 2) for pair in known[1500]]}", end="   ")
     print(", ".join(f"AP50 at {step:,}: {[round(value, 2) for value in found[step]]}" for step in (1000, 1500)))
 assert all(min(ap50[0][step]) < max(ap50[1][step]) for step in (500, 1000, 1500))  # the bands overlap, everywhere
 
@@ -541,8 +541,9 @@ assert all(min(ap50[0][step]) < max(ap50[1][step]) for step in (500, 1000, 1500)
 # call it surprising (table 3 of the paper). The decoder still knows where to look, because its keys have positions.
 #
 # So this is what we can say. Training does teach the encoder where each place is. But the detector does not stand or
-# fall with it, and a part that is present after training need not be what the part is *for*. (How a box can come out
-# right when the content knows its place only by half is a question for the decoder; notebook 06 takes it up.)
+# fall with it: that training makes something of a part does not show that the part is *for* that. (How boxes come out
+# right when a token knows its place only by half, we have not measured. A straight line finds half; the decoder and its
+# box head are no straight lines, and may find more.)
 #
 # ## 10. Who looks at whom?
 #
@@ -588,7 +589,7 @@ def own_share(trace, layer):
     return torch.stack(given), torch.stack(area)
 
 # %%
-with torch.no_grad(), dm.AttentionTrace(untrained) as trace_untrained:
+with torch.no_grad(), dm.AttentionTrace(untrained[0]) as trace_untrained:
     untrained[0](batch.images, batch.mask)
 
 for name, which in (("untrained", trace_untrained), ("trained", trace)):
