@@ -38,6 +38,12 @@ def over_union(shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return shared / (area(first)[:, None] + area(second) - shared)
 
 
+def with_epsilon(first: Tensor, second: Tensor) -> Tensor:
+    """Right: nothing is divided by 0."""
+    shared = reach(first, second).clamp(min=0).prod(-1)
+    return shared / (area(first)[:, None] + area(second) - shared + 1e-6)
+
+
 def two_loops(first: Tensor, second: Tensor) -> Tensor:
     """Right, though slow."""
     rows = []
@@ -250,7 +256,7 @@ RIGHT = {
         column_by_column,
         lambda b, h, w: torchvision.ops.box_convert(b, "cxcywh", "xyxy") * torch.tensor([w, h, w, h]),
     ],
-    "04.iou": [two_loops, lambda a, b: over_union(reach(a, b).relu().prod(-1), a, b)],
+    "04.iou": [two_loops, lambda a, b: over_union(reach(a, b).relu().prod(-1), a, b), with_epsilon],
     "04.nms": [greedy, per_class, lambda b, s, y, t: greedy(b, s, y, t).tolist()],
     "04.points": [one_by_one, painter],
 }

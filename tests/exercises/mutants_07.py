@@ -156,6 +156,8 @@ WRONG = {
         ([1, 0, None, 2], "Numbers are wanted here"),
         ([1, 0, -1, 2], "an object for each prediction"),
         ([5, 9, 3], "Are these costs?"),
+        ([2, 1, 4], "counted from 1"),
+        ([2, 2, 3], "These are the costs of the right pairs"),
         ([1, 2, 3], "a smaller one exists"),
         (7, "Wanted are three numbers"),
     ],

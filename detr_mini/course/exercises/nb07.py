@@ -38,6 +38,10 @@ def check_by_hand(answer: object) -> None:
     chosen = tuple(found.int().tolist())
     if chosen == CHEAPEST:
         return
+    if chosen == tuple(query + 1 for query in CHEAPEST):
+        raise Wrong("The right predictions, counted from 1. They are numbered 0 to 3, as in the table.")
+    if chosen == tuple(int(PENCIL[query, thing]) for thing, query in enumerate(CHEAPEST)):
+        raise Wrong("These are the costs of the right pairs. Give the predictions: the numbers of their rows.")
     if not all(0 <= query < 4 for query in chosen):
         raise Wrong(f"You have {list(chosen)}. Predictions are numbered 0 to 3. Are these costs?")
     if len(set(chosen)) < 3:
