@@ -352,6 +352,7 @@ prepare = build_transform(recipe.data, train=False)
 batch = collate([prepare(*held_out[i]) for i in range(64)])
 objects = sum(len(target["labels"]) for target in batch.targets)
 
+# %%
 models = {"trained": dm.load_weights(DATA / "weights/detr.safetensors").eval()}
 for seed, name in enumerate(("fresh", "fresh, seed 1", "fresh, seed 2")):
     torch.manual_seed(seed)
