@@ -119,6 +119,14 @@ def test_the_watch_ends_with_the_function() -> None:
     assert after is mine
 
 
+def test_one_watch_inside_another() -> None:
+    """Both see the call, so that a check can forbid different tools for different reasons."""
+    inner = forbids(lambda x: x.sin() + pairwise_iou(x, x)[0, 0], "Inside.", torch.cos)
+    for tool, why in ((torch.sin, "Outside."), (pairwise_iou, "Outside, too.")):
+        with pytest.raises(Wrong, match=why):
+            ask(forbids(inner, why, tool), X)
+
+
 @pytest.mark.parametrize("tool", [np.sin, torch.ops.torchvision.nms, "pairwise_iou"])
 def test_a_tool_that_cannot_be_seen_is_refused(tool: object) -> None:
     """Rather than never noticed."""

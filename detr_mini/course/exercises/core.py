@@ -184,11 +184,13 @@ def calls_of(tools: list[Signs]) -> Iterator[list[str]]:
     `partial(f)`. Not seen: a C function that another C function calls, as in `map(torch.sin, ...)`; and `@`, `*`, ...
     """
     used: list[str] = []
+    before = sys.getprofile()
 
     def note(frame: FrameType, event: str, called: object) -> None:
         used.extend(tool.name for tool in tools if tool.fit(event, frame.f_code, called))
+        if callable(before):  # a watch around this one
+            before(frame, event, called)
 
-    before = sys.getprofile()
     sys.setprofile(note)
     try:
         yield used
