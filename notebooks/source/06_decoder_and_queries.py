@@ -213,7 +213,7 @@ changes = {}
 for name, pre_norm, dropout in (("post-norm, no dropout", False, 0.0), ("post-norm, dropout 0.1", False, 0.1),
                                 ("pre-norm, no dropout", True, 0.0), ("pre-norm, dropout 0.1", True, 0.1)):
     changes[name] = moved_by_training(pre_norm, dropout)
-    print(f"{name:23}", " ".join(f"{change:7.2%}" for change in changes[name]))
+    print(f"{name:23}", " ".join(f"{change:7.1%}" for change in changes[name]))
 never = {name: [change < 1e-5 for change in four] for name, four in changes.items()}
 assert never["post-norm, no dropout"] == [True, True, True, False]  # our detector
 assert never["post-norm, dropout 0.1"] == [False, False, True, False]  # the paper's recipe

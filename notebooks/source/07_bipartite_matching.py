@@ -375,7 +375,7 @@ for name, (logits, said, _) in output.items():
     before, after = matcher(logits, said, batch.targets), matcher(logits, said + jitter, batch.targets)
     kept = sum(len({*before.pairs(2, i)} & {*after.pairs(2, i)}) for i in range(64))
     share[name] = 1 - kept / objects
-    print(f"{name:14} {share[name]:.2f} of the objects get another owner")
+    print(f"{name:14} {share[name]:.1f} of the objects get another owner")
 assert min(part for name, part in share.items() if "fresh" in name) > 0.5
 reveal("07.ties", "c" if share["fresh"] > 0.5 else "b" if share["fresh"] > 0.05 else "a",
        "All 25 queries say nearly the same box, so a hair decides.")
