@@ -1,4 +1,4 @@
-"""Do tokens know where they are? A straight line reads row and column off them, before and behind DETR's encoder.
+"""Do tokens know where they are? A straight line reads row and column off them, before and after DETR's encoder.
 
     python -m detr_mini.course.where_am_i      # both forms, three seeds: about twenty minutes of one core
     python -m detr_mini.course.where_am_i --forms detr --seeds 0 --steps 100 --to /tmp/mine
@@ -9,13 +9,14 @@ per look. A look has R^2 of row and column, read off tokens of 200 held-out scen
 fitted on 200 others:
 
     tokens     before the encoder: features of the backbone, projected
-    memory     behind the encoder
-    silenced   behind the same encoder when its positional encoding is set to 0 for this look
+    memory     after the encoder
+    silenced   after the same encoder when its positional encoding is set to 0 for this look
 
 and, where the detector was evaluated at that step, AP50 on the race's 400 held-out scenes.
 """
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,18 @@ def record(form: str, seed: int, steps: int = STEPS, folder: Path = RUNS) -> Pat
     head = provenance("detr", recipe, seed, __spec__.name) | {"form": form}
     write_lines(path_of(form, seed, folder), [head, *lines, *figures])
     return path_of(form, seed, folder)
+
+
+def recorded(form: str, name: str, folder: Path = RUNS) -> dict[int, list]:
+    """What the runs of a form have under a name, step -> one entry per seed: of a look, such as "memory", R^2 of row
+    and column; of an evaluation, "ap" or "ap50", a number.
+    """
+    found: dict[int, list] = {}
+    for seed in SEEDS:
+        for line in map(json.loads, path_of(form, seed, folder).read_text(encoding="utf-8").splitlines()[1:]):
+            if name in line:
+                found.setdefault(line["step"], []).append(line[name])
+    return found
 
 
 def main(words: list[str] | None = None) -> None:

@@ -671,7 +671,7 @@ assert (versions[0]["scores"] >= 0.3).sum() > len(crowd[1][1]["labels"]) > (vers
 
 # %% [markdown]
 # There is no right threshold. Each one is right for some scenes, and wrong for others. (Our detector has never seen a
-# crowd in training; that explains a part of its low AP50 there. It does not explain what NMS did to the perfect one.)
+# crowd in training, which may be one reason for its low AP50 there. It is no reason for what NMS did to the perfect one.)
 # And NMS comes after the network: the network cannot learn from what NMS does.
 #
 # So the old way needs three things from outside: **guesses** made by hand, a **rule** who answers for what, and a
@@ -707,7 +707,8 @@ check("04.pixels", into_pixels)
 # %% [markdown]
 # ### Every box against every box (`04.iou`)
 #
-# *Core, 12 minutes.* Write IoU for two lists at once, without a loop. You may not use the package's own.
+# *Core, 12 minutes.* Write IoU for two lists at once, without a loop. You may use neither the package's own nor
+# torchvision's. The second list may be empty.
 
 # %% tags=["exercise"]
 def all_ious(first, second):
@@ -730,7 +731,7 @@ check("04.iou", all_ious)
 # ### Suppress within classes (`04.nms`)
 #
 # *Core, 15 minutes.* Write NMS for several classes, without the trick of moving them apart. You may use `pairwise_iou`,
-# but no ready-made NMS.
+# but no ready-made NMS. There may be no boxes at all.
 
 # %% tags=["exercise"]
 from detr_mini.boxes import pairwise_iou

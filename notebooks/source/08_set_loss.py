@@ -415,7 +415,7 @@ for name, factor in gains.items():
 # %% [markdown]
 # The early layer is taught by its own mistakes, and not only through two layers above it. What else does it bring? A
 # detector after each layer. Switch the auxiliary losses off, and train twice for 75 steps from the same weights, on the
-# same images.
+# same images. Three seeds.
 
 # %%
 train_set, augment = Scenes(4000, seed=0), build_transform(recipe.data, train=True)
@@ -444,15 +444,18 @@ def short_run(auxiliary, seed=0):
     return l1_by_layer(model)
 
 # %% tags=["nbval-ignore-output"]
-runs = {name: short_run(auxiliary) for name, auxiliary in (("with", True), ("without", False))}
+runs = {name: torch.stack([short_run(auxiliary, seed) for seed in range(3)])  # (3 seeds, 3 layers)
+        for name, auxiliary in (("with", True), ("without", False))}
 for name, l1 in runs.items():
-    print(f"{name:8} auxiliary losses, L1 of layers 1, 2, 3: {[round(x, 2) for x in l1.tolist()]}")
-assert runs["without"][0] > 1.25 * runs["with"][0]  # layer 1 was never asked
+    bands = [f"{low:.2f} to {high:.2f}" for low, high in zip(l1.amin(dim=0), l1.amax(dim=0))]
+    print(f"{name:8} auxiliary losses, L1 of layers 1, 2, 3: {', '.join(bands)}")
+assert runs["without"][:, 0].min() > 1.1 * runs["with"][:, 0].max()  # layer 1 was never asked
 
 # %% [markdown]
-# Layer 1 answers badly when it is never asked. The *last* layer, the one that counts, differs less. Try other seeds:
-# `short_run(True, seed=1)`. What 75 steps show is that early layers become detectors because they are asked. They do not
-# show how training ends. For that one must train long, and more than once. DETR's authors report that auxiliary losses
+# Layer 1 answers badly when it is never asked. The *last* layer, the one that counts, differs less, but even there the
+# bands of three seeds lie apart: after 75 steps the detector with auxiliary losses is ahead. What 75 steps show is that
+# early layers become detectors because they are asked. They do not show how training ends. For that one must train long,
+# and more than once. DETR's authors report that auxiliary losses
 # help above all to output the right number of objects of each class (section 3.2 of the paper). We have not repeated it.
 #
 # ## 8. The whole loss, by hand
@@ -588,9 +591,9 @@ def contents(dataset, count):
 # %%
 known, true = contents(train_set, 300)
 
-def box_head(l1_weight, giou_weight):
+def box_head(l1_weight, giou_weight, seed):
     """A new box head, trained for 400 steps."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     head = torch.nn.Sequential(torch.nn.Linear(128, 128), torch.nn.ReLU(), torch.nn.Linear(128, 4))
     optimizer = torch.optim.AdamW(head.parameters(), lr=0.001)
     for _ in range(400):
@@ -610,15 +613,16 @@ low, high = side.quantile(torch.tensor([1 / 3, 2 / 3])).tolist()
 print(f"{len(side)} things, {side.min():.0f} to {side.max():.0f} pixels; the smaller third is below "
       f"{low:.0f}, the larger one above {high:.0f}")
 for name, weights in {"L1 alone": (5, 0), "GIoU alone": (0, 2), "both": (5, 2)}.items():
-    said = box_head(*weights)(known_test).sigmoid().detach()  # (N, 4)
-    fit = iou(cxcywh_to_xyxy(said), cxcywh_to_xyxy(true_test))  # (N,)
-    small[name] = fit[side < low].mean()
-    print(f"{name:10} IoU of small things {small[name]:.3f}, of large ones {fit[side > high].mean():.3f}")
-assert max(small.values()) - min(small.values()) < 0.05  # on our scenes it hardly matters
+    said = [box_head(*weights, seed)(known_test).sigmoid().detach() for seed in range(3)]  # 3 x (N, 4)
+    fits = torch.stack([iou(cxcywh_to_xyxy(some), cxcywh_to_xyxy(true_test)) for some in said])  # (3, N)
+    small[name], large = ([round(fit.item(), 3) for fit in fits[:, which].mean(dim=1)]
+                          for which in (side < low, side > high))
+    print(f"{name:10} IoU, three seeds: of small things {small[name]}, of large ones {large}")
+assert max(map(max, small.values())) - min(map(min, small.values())) < 0.05  # on our scenes it hardly matters
 
 # %% [markdown]
-# It hardly matters: some thousandths, up to a hundredth. Our things are too alike in size. On COCO they are not, and
-# there the authors trained whole detectors (table 4 of the paper):
+# For small things and for large ones the bands of the three losses overlap: here we see no difference. Perhaps our things
+# are too alike in size. On COCO sizes differ far more, and there the authors trained whole detectors (table 4 of the paper):
 #
 # | box losses | AP | small objects | large objects |
 # |---|---|---|---|
@@ -732,7 +736,8 @@ check("08.boxes", box_losses)
 # ### The focal loss, for real (`08.focal`)
 #
 # *Stretch, 20 minutes.* Section 4 took probabilities and logarithms. With a logit of 200 it gives inf or nan. Write it
-# on logits, so that it stays finite, and return the sum. `torch.nn.functional.softplus(x)` is log(1 + eˣ), and safe.
+# on logits, without a ready-made focal loss, so that it stays finite, and return the sum.
+# `torch.nn.functional.softplus(x)` is log(1 + eˣ), and safe.
 
 # %% tags=["exercise"]
 def safe_focal(logits, yes, alpha, gamma):

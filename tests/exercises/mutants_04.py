@@ -1,10 +1,13 @@
 """What learners write for the exercises of notebook 04: wrong answers with what each is told, and right ones."""
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, pairwise_giou, pairwise_iou
+from detr_mini.course.dense import nms
 
 
 def scaled(boxes: Tensor, *sides: int) -> Tensor:
@@ -35,6 +38,12 @@ def over_union(shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return shared / (area(first)[:, None] + area(second) - shared)
 
 
+def with_epsilon(first: Tensor, second: Tensor) -> Tensor:
+    """Right: nothing is divided by 0."""
+    shared = reach(first, second).clamp(min=0).prod(-1)
+    return shared / (area(first)[:, None] + area(second) - shared + 1e-6)
+
+
 def two_loops(first: Tensor, second: Tensor) -> Tensor:
     """Right, though slow."""
     rows = []
@@ -45,6 +54,14 @@ def two_loops(first: Tensor, second: Tensor) -> Tensor:
             row.append(w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h))
         rows.append(row)
     return torch.tensor(rows)
+
+
+def by_hull(first: Tensor, second: Tensor) -> Tensor:
+    """GIoU, written out."""
+    low, high = torch.min(first[:, None, :2], second[:, :2]), torch.max(first[:, None, 2:], second[:, 2:])
+    shared, hull = reach(first, second).relu().prod(-1), (high - low).prod(-1)
+    union = area(first)[:, None] + area(second) - shared
+    return shared / union - (hull - union) / hull
 
 
 def greedy(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, order: Tensor | None = None) -> Tensor:
@@ -68,19 +85,46 @@ def the_dead_delete(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: fl
     return order[~rivals.any(0)]
 
 
+def class_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, kinds: tuple = ()) -> Tensor:
+    """One class after the other, and left in that order."""
+    kept = [torch.zeros(0, dtype=torch.long)]
+    for label in kinds or labels.unique():
+        index = (labels == label).nonzero()[:, 0]
+        kept.append(index[no_class(boxes[index], scores[index], labels[index], threshold).long()])
+    return torch.cat(kept)
+
+
 def per_class(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """Right: one class after the other, then all together in order."""
-    kept = []
-    for label in labels.unique():
-        index = (labels == label).nonzero()[:, 0]
-        kept.append(index[torchvision.ops.nms(boxes[index], scores[index], threshold)])
-    kept = torch.cat(kept)
+    kept = class_by_class(boxes, scores, labels, threshold)
     return kept[scores[kept].argsort(descending=True)]
 
 
 def no_class(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """Forgets the labels."""
-    return torchvision.ops.nms(boxes, scores, threshold)
+    return greedy(boxes, scores, torch.zeros_like(labels), threshold)
+
+
+def moved_apart(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """The trick that the exercise does without."""
+    return greedy(boxes + 1000 * labels[:, None], scores, torch.zeros_like(labels), threshold)
+
+
+def largest_first(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """An order that nobody asked for."""
+    kept = greedy(boxes, scores, labels, threshold)
+    return kept[area(boxes[kept]).argsort(descending=True, stable=True)].flip(0)
+
+
+def not_empty(function: Callable, without: Callable) -> Callable:
+    """A function that takes another way when its first argument, or a list of its second, is empty."""
+    return lambda *given: (without if any(isinstance(x, Tensor) and not len(x) for x in given) else function)(*given)
+
+
+def minimum(points: Tensor, objects: Tensor) -> Tensor:
+    """Right while there is a thing."""
+    cost = area(objects).repeat(len(points), 1).masked_fill(~held(points, objects), torch.inf)
+    return torch.where(cost.amin(1) < torch.inf, cost.argmin(1), -1)
 
 
 def held(points: Tensor, objects: Tensor) -> Tensor:
@@ -147,6 +191,11 @@ WRONG = {
         (lambda b, h, w: cxcywh_to_xyxy(b) * w, "all four numbers by the width"),
         (lambda b, h, w: cxcywh_to_xyxy(b).mul_(h), "all four numbers by the height"),
         (lambda b, h, w: b.mul_(w), "changes its input number 1"),
+        (lambda b, h, w: column_by_column(b, h, w).round(), "You rounded to whole pixels"),
+        (lambda b, h, w: column_by_column(b, h, w).int(), "You cut off what comes after the point"),
+        (lambda b, h, w: column_by_column(b, 77, 131), "written into your function"),
+        (lambda b, h, w: torch.stack([column_by_column(x[None], h, w)[0] for x in b]),
+         "With no boxes at all your code stopped"),
     ],
     "04.iou": [
         (lambda a, b: over_union(reach(a, b).prod(-1), a, b), "negative width times a negative height"),
@@ -154,10 +203,15 @@ WRONG = {
         (lambda a, b: reach(a, b).clamp(min=0).prod(-1) / (area(a)[:, None] + area(b)), "counted twice below the line"),
         (lambda a, b: reach(a, b).clamp(min=0).prod(-1) / torch.min(area(a)[:, None], area(b)), "the smaller area"),
         (lambda a, b: reach(a, b).clamp(min=0).prod(-1) / area(a)[:, None], "the first box's area"),
-        (lambda a, b: pairwise_iou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)), "They are corners already"),
-        (lambda a, b: pairwise_giou(a, b), "That is GIoU"),
+        (lambda a, b: two_loops(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)), "They are corners already"),
+        (by_hull, "That is GIoU"),
+        (pairwise_iou, "calls `pairwise_iou`, and this exercise is about doing without it"),
+        (lambda a, b: torchvision.ops.box_iou(a, b).float(), "calls `box_iou`"),
+        (lambda a, b: 1 - pairwise_giou(a, b), "calls `pairwise_giou`"),
+        (lambda a, b: torch.stack([two_loops(a, x[None])[:, 0] for x in b], 1), "When the second list is empty"),
+        (not_empty(two_loops, lambda a, b: torch.zeros(3)), "When the second list is empty"),
         (lambda a, b: reach(a, b).clamp(min=0).prod(-1), "That is the shared area"),
-        (lambda a, b: pairwise_iou(b, a), "a row for each box of the first"),
+        (lambda a, b: two_loops(b, a), "a row for each box of the first"),
         (lambda a, b: two_loops(a, b) if len(a) != len(b) else two_loops(a, b).diag(), "in pairs, first with first"),
         (lambda a, b: torch.max(a[:, :2], b[:, :2]), "Your code stopped"),
     ],
@@ -173,6 +227,14 @@ WRONG = {
         (lambda b, s, y, t: torch.zeros(len(b)).index_fill(0, greedy(b, s, y, t), 1).bool(), "That is a mask"),
         (lambda b, s, y, t: greedy(b, s, y, 0.5), "Is 0.5 written into your function"),
         (lambda b, s, y, t: s.argsort(descending=True), "Nothing was deleted"),
+        (class_by_class, "one class after the other"),
+        (lambda *a: class_by_class(*a, kinds=[1, 2, 0]), "in another order"),
+        (largest_first, "in another order"),
+        (moved_apart, "You move the classes apart"),
+        (torchvision.ops.batched_nms, "calls `batched_nms`"),
+        (lambda b, s, y, t: torchvision.ops.nms(b + 1e4 * y[:, None], s, t), "calls `nms`"),
+        (lambda b, s, y, t: nms(b + 1e4 * y[:, None], s, t), "calls `nms`"),
+        (lambda b, s, y, t: torch.stack([*greedy(b, s, y, t)]), "With no boxes at all your code stopped"),
     ],
     "04.points": [
         (argmin_alone, "that is what argmin gives"),
@@ -183,6 +245,9 @@ WRONG = {
         (lambda p, o: one_by_one(p.flip(1), o), "x with top and bottom"),
         (lambda p, o: one_by_one(p, cxcywh_to_xyxy(o)), "centre and size"),
         (held, "Choose one"),
+        (minimum, "In an image without objects your code stopped"),
+        (not_empty(minimum, lambda p, o: torch.zeros(len(p))), "answers for object 0, which is not there"),
+        (not_empty(minimum, lambda p, o: torch.zeros(0)), "In an image without objects: The shape is"),
     ],
 }
 
@@ -191,7 +256,7 @@ RIGHT = {
         column_by_column,
         lambda b, h, w: torchvision.ops.box_convert(b, "cxcywh", "xyxy") * torch.tensor([w, h, w, h]),
     ],
-    "04.iou": [two_loops, torchvision.ops.box_iou, lambda a, b: over_union(reach(a, b).relu().prod(-1), a, b)],
-    "04.nms": [greedy, per_class, lambda b, s, y, t: torchvision.ops.batched_nms(b, s, y, t).tolist()],
+    "04.iou": [two_loops, lambda a, b: over_union(reach(a, b).relu().prod(-1), a, b), with_epsilon],
+    "04.nms": [greedy, per_class, lambda b, s, y, t: greedy(b, s, y, t).tolist()],
     "04.points": [one_by_one, painter],
 }

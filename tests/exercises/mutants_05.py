@@ -94,6 +94,10 @@ WRONG = {
         (lambda x, p, a, n1, f, n2: n1(x + a(x + p, x + p, x)), "ends after the attention"),
         (lambda x, p, a, n1, f, n2: n2(f(n1(x + a(x + p, x + p, x)))), "second residual"),
         (lambda x, p, a, n1, f, n2: detr(x, p, a, lambda t: n1(t - x), f, n2), "first residual"),
+        (lambda x, p, a, n1, f, n2: n2(f(n1(a(x + p, x + p, x)))), "Both residuals are missing"),
+        (lambda x, p, a, n1, f, n2: n2(x + f(n1(x + a(x + p, x + p, x)))), "adds the layer's input"),
+        (lambda x, p, a, n1, f, n2: detr(x, p, a, lambda t: t, f, lambda t: t), "The two norms are missing"),
+        (lambda x, p, a, n1, f, n2: detr(x, p, lambda q, k, v: a(q, v, k), n1, f, n2), "Keys and values are mixed up"),
         (lambda x, p, a, n1, f, n2: detr(x, p, a, lambda t: n1(t + p), f, n2), "starts from x + position"),
     ],
     "05.share": [

@@ -23,8 +23,20 @@ def loop(overlap: Tensor, demand: float) -> int:
     return count
 
 
+def early(overlap: Tensor, demand: float) -> int:
+    """A thing counts as found by a box that hardly touches it."""
+    taken, count = set(), 0
+    for row in overlap:
+        best = row.argmax().item()
+        count += best in taken and bool(row[best] >= demand)
+        taken.add(best)
+    return count
+
+
 def by_columns(overlap: Tensor, demand: float) -> int:
     """Right: hits per thing, less the first one of each."""
+    if not overlap.numel():
+        return 0
     hits = F.one_hot(overlap.argmax(1), overlap.shape[1])[overlap.amax(1) >= demand].sum(0)
     return int((hits - 1).clamp(min=0).sum())
 
@@ -63,6 +75,9 @@ WRONG = {
         (lambda wv, bv, wo, bo: bo, "values are not zero"),
         (lambda wv, bv, wo, bo: bv @ wo + bo, "the wrong way round"),
         (lambda wv, bv, wo, bo: wo @ (wv @ bv) + bo, "nothing to work on"),
+        (lambda wv, bv, wo, bo: wo @ (torch.zeros(4, 4).softmax(-1) @ bv.expand(4, 3))[0] + bo, "calls `softmax`"),
+        (lambda wv, bv, wo, bo: wo @ F.scaled_dot_product_attention(*[bv.expand(4, 3)] * 3)[0] + bo,
+         "calls `scaled_dot_product_attention`"),
     ],
     "06.cross": [
         (lambda c, a, m, p: scores_of(c, a, m, p).T.softmax(-1) @ c, "The image asks"),
@@ -71,6 +86,7 @@ WRONG = {
         (lambda c, a, m, p: scores_of(c, 0 * a, m, p).softmax(-1) @ m, "no address"),
         (lambda c, a, m, p: scores_of(0 * c, a, m, p).softmax(-1) @ m, "address alone"),
         (lambda c, a, m, p: scores_of(c, a, m, 0 * p).softmax(-1) @ m, "keys have no position"),
+        (lambda c, a, m, p: scores_of(c, 0 * a, m, 0 * p).softmax(-1) @ m, "are nowhere"),
         (lambda c, a, m, p: (2 * scores_of(c, a, m, p)).softmax(-1) @ m, "left out the scaling"),
         (lambda c, a, m, p: scores_of(c, a, m, p).softmax(-1), "These are the weights"),
         (lambda c, a, m, p: c + scores_of(c, a, m, p).softmax(-1) @ m, "added the residual"),
@@ -83,6 +99,11 @@ WRONG = {
         (lambda o, d: len(o) - len(set(o.argmax(1)[o.amax(1) >= d].tolist())), "loose boxes, too"),
         (lambda o, d: int((o >= d).sum() - (o >= d).any(0).sum()), "once for each thing"),
         (lambda o, d: loop(o, 0.5), "written into your function"),
+        (early, "has not found it"),
+        (loop, "In an image without things your code stopped: ValueError"),
+        (lambda o, d: loop(o, d) if o.numel() else len(o), "all boxes are loose"),
+        (lambda o, d: loop(o, d) if o.shape[1] and len(o) else int(o.argmax()) if len(o) == 0 else 0,
+         "Where nothing is detected your code stopped"),
     ],
     "06.rooms": [
         (lambda g, s: (block(g, s) == 0).float(), "These are 0 and 1"),
@@ -92,6 +113,11 @@ WRONG = {
         (lambda g, s: torch.kron(torch.ones(s, s), torch.eye(g)).log(), "mixed up"),
         (lambda g, s: torch.zeros(g * s, g * s), "nothing is separated"),
         (lambda g, s: block(g, s).fill_diagonal_(-math.inf), "do not see themselves"),
+        (lambda g, s: block(g, s).clamp(min=-1e9), "You hide with -1e+09"),
+        (lambda g, s: block(g, s).clamp(min=-1), "You hide with -1."),
+        (lambda g, s: (block(g, s) != 0).float() * -math.inf, "0 times minus infinity"),
+        (lambda g, s: block(g, s) != 0, "These are 0 and 1"),
+        (lambda g, s: torch.zeros(s, s), "The shape is"),
     ],
 }
 
@@ -104,6 +130,6 @@ RIGHT = {
         lambda c, a, m, p: F.scaled_dot_product_attention(c + a, m + p, m),
         lambda c, a, m, p: torch.stack([row.softmax(0) @ m for row in scores_of(c, a, m, p)]),
     ],
-    "06.repeats": [loop, by_columns],
+    "06.repeats": [lambda o, d: loop(o, d) if o.shape[1] else 0, by_columns],
     "06.rooms": [block, by_product],
 }

@@ -33,7 +33,7 @@ def rest(b: Tensor, w: Tensor) -> Tensor:
 
 
 def by_package(logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor) -> Tensor:
-    """Right: the matcher's own method."""
+    """The matcher's own method."""
     matcher = HungarianMatcher(LossRecipe(), "softmax")
     return matcher.costs(logits[None, None], boxes[None, None], labels[None], wanted[None])[0, 0]
 
@@ -79,7 +79,7 @@ def first_queries_only(cost: Tensor) -> list[tuple[int, int]]:
 
 def first_objects_only(cost: Tensor) -> list[tuple[int, int]]:
     """Where objects are more, the last ones are forgotten."""
-    return scipy(cost[:, : cost.shape[0]])
+    return recursive(cost[:, : cost.shape[0]])
 
 
 def scipy(cost: Tensor) -> list[tuple[int, int]]:
@@ -156,6 +156,8 @@ WRONG = {
         ([1, 0, None, 2], "Numbers are wanted here"),
         ([1, 0, -1, 2], "an object for each prediction"),
         ([5, 9, 3], "Are these costs?"),
+        ([2, 1, 4], "counted from 1"),
+        ([2, 2, 3], "These are the costs of the right pairs"),
         ([1, 2, 3], "a smaller one exists"),
         (7, "Wanted are three numbers"),
     ],
@@ -179,17 +181,23 @@ WRONG = {
         (lambda z, b, c, w: -z.softmax(-1)[:, c] + 2 * l1(b, w) - 5 * fit(b, w), "are swapped"),
         (lambda z, b, c, w: in_loops(z, b, c, w).T, "The columns are predictions"),
         (lambda z, b, c, w: (b - w).abs().sum(-1), "Your code stopped"),
+        (by_package, "calls `costs`"),
+        (lambda z, b, c, w: torch.stack([in_loops(z, b, c[[t]], w[[t]])[:, 0] for t in range(len(w))], 1),
+         "In an image without objects your code stopped"),
     ],
     "07.brute": [
         (greedy, "That is greedy"),
         (in_turn, "Each object in turn"),
-        (lambda cost: scipy(-cost), "the dearest matching"),
+        (lambda cost: recursive(-cost), "the dearest matching"),
+        (scipy, "calls `linear_sum_assignment`"),
+        (lambda cost: recursive(cost) if cost.numel() else [(int(cost[0].argmin()), 0)],
+         "In an image without objects your code stopped"),
         (first_queries_only, "takes the first ones only. All of them may be"),
         (first_objects_only, "Which objects go"),
         (lambda cost: [(int(cost[:, t].argmin()), t) for t in range(cost.shape[1])], "is in two pairs"),
-        (lambda cost: [(t, q) for q, t in scipy(cost)], "The query comes first"),
-        (lambda cost: scipy(cost)[:-1], "are possible"),
-        (lambda cost: price(cost), "A list of pairs"),
+        (lambda cost: [(t, q) for q, t in recursive(cost)], "The query comes first"),
+        (lambda cost: recursive(cost)[:-1], "are possible"),
+        (lambda cost: cost.min(), "A list of pairs"),
     ],
     "07.margin": [
         (next_best, "the next best query of each object"),
@@ -199,13 +207,16 @@ WRONG = {
         (barred, "These are the new totals"),
         (lambda cost: price(cost) - barred(cost), "The sign is the wrong way round"),
         (lambda cost: cost[owners(cost), torch.arange(cost.shape[1])], "the costs of the pairs themselves"),
+        (lambda cost: barred(cost) - price(cost) + (cost[:, 0].unique().numel() < 3 or cost[1, 0] == 2),
+         "Where two matchings cost the same: Not yet"),
+        (lambda cost: torch.stack([*(barred(cost) - price(cost))]), "In an image without objects your code stopped"),
         (lambda cost: (barred(cost) - price(cost))[owners(cost).argsort()], "in the order of the queries"),
     ],
 }
 
 RIGHT = {
     "07.by_hand": [[1, 0, 3], torch.tensor([1, 0, 3]), (1.0, 0.0, 3.0)],
-    "07.cost": [by_package, in_loops],
-    "07.brute": [recursive, scipy, lambda cost: torch.tensor(scipy(cost))],
+    "07.cost": [in_loops, lambda z, b, c, w: -z.softmax(-1)[:, c] + rest(b, w)],
+    "07.brute": [recursive, lambda cost: torch.tensor(recursive(cost)).reshape(-1, 2)],
     "07.margin": [by_enumeration, by_numpy],
 }

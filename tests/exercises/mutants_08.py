@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou, iou, pairwise_giou
+from detr_mini.losses import focal_loss
 
 LOGS = [-math.log(p) for p in (0.5, 0.25, 0.8, 0.8, 0.1)]
 PAID = sum(LOGS[:2]) + 0.1 * sum(LOGS[2:])
@@ -39,6 +40,13 @@ def by_list(pairs: list, labels: Tensor, queries: int, classes: int) -> list[int
     """Right, as a list."""
     owner = dict(pairs)
     return [int(labels[owner[q]]) if q in owner else classes for q in range(queries)]
+
+
+def by_columns(pairs: list, labels: Tensor, queries: int, classes: int) -> Tensor:
+    """Right while there is a pair: an empty list has no columns."""
+    right, index = torch.full((queries,), classes), torch.tensor(pairs)
+    right[index[:, 0].long()] = labels[index[:, 1].long()]
+    return right
 
 
 def by_index(pairs: list, labels: Tensor, queries: int, classes: int) -> Tensor:
@@ -154,7 +162,7 @@ def softmaxed(x: Tensor, yes: Tensor, alpha: float, gamma: float) -> Tensor:
 
 
 def torchvisions(x: Tensor, yes: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Right: the library's."""
+    """The library's."""
     return sigmoid_focal_loss(x, yes.to(x), alpha, gamma, reduction="sum")
 
 
@@ -188,6 +196,7 @@ WRONG = {
         (in_list_order, "the labels in the order of the list"),
         (lambda pairs, labels, queries, classes: labels, "The shape is"),
         (lambda pairs, labels, queries, classes: classes[pairs], "Your code stopped"),
+        (by_columns, "In an image without objects your code stopped: IndexError"),
     ],
     "08.boxes": [
         (losses(l1, lambda a, b: (1 - giou(a, b)).sum()), "took them for corners"),
@@ -205,6 +214,8 @@ WRONG = {
         (losses(l1, lambda a, b: 1 - giou(cxcywh_to_xyxy(a), cxcywh_to_xyxy(b)).sum()), "only once, after the sum"),
         (lambda b, w, pairs, n: one_by_one(b, w, pairs, n) if pairs else (math.nan, math.nan), "a mean of nothing"),
         (lambda b, w, pairs, n: (b - w).abs().sum(), "Your code stopped"),
+        (lambda b, w, pairs, n: diagonal(b, w[torch.tensor(pairs)[:, 1].argsort().argsort() * 0 + torch.arange(len(w))],
+                                         pairs, n), "In an image without objects your code stopped"),
     ],
     "08.focal": [
         (weigh(lambda yes, alpha: alpha, hard), "the same for yes and no"),
@@ -216,7 +227,12 @@ WRONG = {
         (only_yes, "Only yes is counted"),
         (weigh(alpha_t, hard, torch.mean), "the mean over all answers"),
         (per_object, "by the number of yes already"),
-        (lambda x, yes, a, g: -torchvisions(x, yes, a, g), "The sign is missing"),
+        (lambda x, yes, a, g: -in_two_groups(x, yes, a, g), "The sign is missing"),
+        (torchvisions, "calls `sigmoid_focal_loss`"),
+        (lambda x, yes, a, g: focal_loss(x[None, None], (0 * yes.nonzero()[:, 0], 0 * yes.nonzero()[:, 0],
+                                                         *yes.nonzero().T), a, g)[0], "calls `focal_loss`"),
+        (lambda x, yes, a, g: in_two_groups(x, yes, a, g) * yes.any(), "Every no counts all the same"),
+        (lambda x, yes, a, g: in_two_groups(x, yes, a, g) + 0 / yes.sum(), "In an image without objects"),
         (softmaxed, "Softmax makes the classes compete"),
         (weigh(alpha_t, hard, lambda each: each), "each answer's loss"),
         (with_logarithms, "Right for small logits"),
@@ -227,5 +243,5 @@ RIGHT = {
     "08.pencil": [PAID / 2.3, round(PAID / 2.3, 2), torch.tensor(PAID / 2.3)],
     "08.labels": [by_list, by_index],
     "08.boxes": [one_by_one, by_library, diagonal],
-    "08.focal": [torchvisions, in_two_groups],
+    "08.focal": [weigh(alpha_t, hard), in_two_groups],
 }

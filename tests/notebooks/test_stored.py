@@ -41,12 +41,12 @@ def test_what_a_picture_shows_is_asserted_or_printed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(COURSE.glob("[0-9]*.ipynb")), ids=lambda path: path.stem)
 def test_cells_and_notebooks_are_short(path: Path) -> None:
-    """At most fifteen lines of code in a cell, 40 to 90 cells and 4,000 words in a notebook."""
+    """At most fifteen lines of code in a cell, 40 to 100 cells and 4,000 words in a notebook."""
     cells = nbformat.read(path, 4).cells
     code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
     words = sum(len(re.findall(r"\w+", cell.source)) for cell in cells if cell.cell_type == "markdown")
     assert max(len([line for line in lines if line.strip()]) for lines in code) <= 15
-    assert 40 <= len(cells) <= 90 and 1200 <= words <= 4000
+    assert 40 <= len(cells) <= 100 and 1200 <= words <= 4000
 
 
 @pytest.mark.parametrize("path", sorted(COURSE.rglob("[0-9]*.ipynb")),

@@ -3,24 +3,41 @@
 import math
 
 import torch
+import torchvision
 from torch import Tensor
 
-from detr_mini.boxes import cxcywh_to_xyxy, overlap, pairwise_giou, pairwise_iou
+from detr_mini.boxes import cxcywh_to_xyxy, giou, iou, overlap, pairwise_giou, pairwise_iou
 from detr_mini.course.dense import nms
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, judge, numbers
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, forbids, judge, numbers
 
 # ---------------------------------------------------------------- 04.pixels
 
 FRACTIONS = torch.tensor([[0.5, 0.4, 0.2, 0.6], [0.25, 0.75, 0.3, 0.1]])  # cxcywh
-TALL, WIDE = 100, 240
+TALL, WIDE = 77, 131  # no corner falls on a whole pixel
 
 
 def check_pixels(into_pixels: object) -> None:
     """into_pixels(boxes (N, 4) cxcywh in fractions, height, width) -> (N, 4) xyxy in pixels."""
     corners = cxcywh_to_xyxy(FRACTIONS)
     scale = torch.tensor([WIDE, TALL, WIDE, TALL])
+    judge(ask(into_pixels, FRACTIONS, TALL, WIDE), corners * scale, slips_of_pixels(corners, scale))
+    judge(ask(into_pixels, FRACTIONS, 300, 90), corners * torch.tensor([90, 300, 90, 300]), {
+        "Right for one size of image and wrong for another. Are height and width written into your function?":
+            corners * scale})
+    judge(ask(into_pixels, torch.zeros(0, 4), TALL, WIDE, when=NO_BOXES), torch.zeros(0, 4), {}, when=NO_BOXES)
+
+
+NO_BOXES = "With no boxes at all"
+
+
+def slips_of_pixels(corners: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """What people write instead -> what it gives."""
     x, y, w, h = FRACTIONS.unbind(1)
-    judge(ask(into_pixels, FRACTIONS, TALL, WIDE), corners * scale, {
+    return {
+        "You rounded to whole pixels. A box may begin anywhere between two pixels, and small boxes lose much of their "
+        "IoU by rounding: leave the fractions.": (corners * scale).round(),
+        "You cut off what comes after the point. A box may begin anywhere between two pixels: leave the fractions.":
+            (corners * scale).floor(),
         "The corners are right as fractions. Multiply them by the size of the image.": corners,
         "Height and width are swapped: x belongs to the width, y to the height. On a square image nobody would notice.":
             corners * scale.roll(1),
@@ -35,7 +52,7 @@ def check_pixels(into_pixels: object) -> None:
             (corners * scale)[:, [0, 2, 1, 3]],
         "You multiplied all four numbers by the width.": corners * WIDE,
         "You multiplied all four numbers by the height.": corners * TALL,
-    })
+    }
 
 
 # ---------------------------------------------------------------- 04.iou
@@ -46,10 +63,15 @@ SECOND = torch.tensor([[4.0, 3, 9, 7], [2, 2, 4, 3], [7, 6, 9, 8], [0, 0, 10, 10
 
 def check_iou(all_ious: object) -> None:
     """all_ious(first (N, 4), second (M, 4), both xyxy) -> (N, M)."""
+    all_ious = forbids(all_ious, "Write IoU from the corners: shared area, divided by the area that both cover.",
+                       pairwise_iou, pairwise_giou, iou, giou, overlap, torchvision.ops.box_iou,
+                       torchvision.ops.generalized_box_iou)
     judge(ask(all_ious, FIRST, SECOND), pairwise_iou(FIRST, SECOND), slips_of_iou(FIRST, SECOND))
     draw = torch.Generator().manual_seed(4)
     first, second = (cxcywh_to_xyxy(torch.rand(n, 4, generator=draw)) for n in (5, 5))  # fractions, as many of both
     judge(ask(all_ious, first, second), pairwise_iou(first, second), slips_of_iou(first, second))
+    nothing = "When the second list is empty, as in an image without objects,"
+    judge(ask(all_ious, FIRST, torch.zeros(0, 4), when=nothing), torch.zeros(3, 0), {}, when=nothing)
 
 
 def slips_of_iou(first: Tensor, second: Tensor) -> dict[str, Tensor]:
@@ -108,16 +130,29 @@ HEAP_LABELS = torch.tensor([2, 2, 2, 0, 1, 1, 2])
 
 def check_nms(suppress: object) -> None:
     """suppress(boxes (K, 4), scores (K,), labels (K,), threshold) -> indices that stay, best first."""
+    suppress = forbids(suppress, "Write the loop: from the best score to the lowest, who may stay?",
+                       torchvision.ops.nms, torchvision.ops.batched_nms, nms)
     heap = (HEAPS, HEAP_SCORES, HEAP_LABELS)
-    judge(listed(ask(suppress, *heap, 0.5)), within_classes(*heap, 0.5), slips_of_nms(*heap, 0.5))
-    judge(listed(ask(suppress, *heap, 0.3)), within_classes(*heap, 0.3), {
+    judge_kept(ask(suppress, *heap, 0.5), within_classes(*heap, 0.5), slips_of_nms(*heap, 0.5))
+    judge_kept(ask(suppress, *heap, 0.3), within_classes(*heap, 0.3), {
         "Right at 0.5 and wrong at 0.3. Is 0.5 written into your function? Use `threshold`.":
             within_classes(*heap, 0.5), **slips_of_nms(*heap, 0.3)})
+    judge_kept(ask(suppress, *FAR_APART, 0.5), torch.tensor([0, 1]), {
+        "You move the classes apart, by too little for this image: box 1 is moved right onto box 0, and deleted. "
+        "Compare labels instead; that is right however large the image.": torch.tensor([0])})
+    nobody = (torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+    judge(ask(suppress, *nobody, 0.5, when=NO_BOXES), torch.zeros(0), {}, when=NO_BOXES)
 
 
-def listed(answer: object) -> Tensor:
-    """The answer as numbers; a mask of booleans stays a mask and is told apart by its own slip."""
-    return numbers(answer)
+FAR_APART = (torch.tensor([[1000.0, 1000, 1040, 1040], [0, 0, 40, 40]]), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
+
+
+def judge_kept(answer: object, right: Tensor, slips: dict[str, Tensor]) -> None:
+    """As `judge`; and where the right boxes stay in an order that no slip knows, that is said."""
+    found = numbers(answer)
+    if sorted(found.flatten().tolist()) == sorted(right.tolist()):
+        slips = slips | {"The right boxes stay, but in another order. Give the one with the best score first.": found}
+    judge(found, right, slips)
 
 
 def within_classes(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
@@ -134,6 +169,7 @@ def slips_of_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float
     best = scores.argsort(descending=True)
     inclusive = nms(apart, scores, threshold - 1e-6)
     stays = torch.zeros(len(boxes)).index_fill(0, right, 1.0)  # (K,)
+    by_class = torch.cat([right[labels[right] == label] for label in labels.unique()])
     return {
         "The classes delete each other: box 3 lies exactly on box 1, and is another kind of thing. Compare only boxes "
         "of the same label.": nms(boxes, scores, threshold),
@@ -144,6 +180,8 @@ def slips_of_nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float
         "You took the boxes in the order of the list. Sort them by score first, the best one in front.":
             nms(apart, -torch.arange(len(boxes)).float(), threshold),
         "The right boxes stay, but sorted by their place in the list. Give the best score first.": right.sort().values,
+        "The right boxes stay, but one class after the other. When all classes are done, sort what stays by score, the "
+        "best in front.": by_class,
         "You delete the boxes that overlap little and keep those that overlap much. Turn the comparison round.":
             kept_when_near(much, best, threshold),
         "Boxes that overlap by exactly the threshold stay: delete only what overlaps more.": inclusive,
@@ -174,7 +212,10 @@ def check_points(points_answer: object) -> None:
     judge(ask(points_answer, POINTS, THINGS), holders(POINTS, THINGS), slips_of_points(POINTS, THINGS))
     turned = THINGS.flip(0)
     judge(ask(points_answer, POINTS, turned), holders(POINTS, turned), slips_of_points(POINTS, turned))
-    judge(ask(points_answer, POINTS, torch.zeros(0, 4)), torch.full((len(POINTS),), -1), {})
+    nothing, nobody = "In an image without objects", torch.full((len(POINTS),), -1)
+    judge(ask(points_answer, POINTS, torch.zeros(0, 4), when=nothing), nobody, {
+        "In an image without objects every point answers for object 0, which is not there. Give -1.": nobody + 1,
+    }, when=nothing)
 
 
 def inside(points: Tensor, objects: Tensor) -> Tensor:
@@ -256,7 +297,7 @@ EXERCISES = (
         "04.points", "Points instead of boxes", Tier.STRETCH, 20, check_points,
         ("Four comparisons per point and box give a table (P, M) of who holds whom.",
          "Put infinity in place of the areas of boxes that do not hold a point, then take the minimum of each row. "
-         "Where it is infinite, nobody holds the point."),
+         "Where it is infinite, nobody holds the point. An image without objects has no minimum: answer -1 at once."),
         "FCOS labels its points so. No sizes by hand any more, but still one-to-many: a large thing has many points, "
         "so there are still duplicates to delete.",
     ),

@@ -146,6 +146,13 @@ def slips_of_layer(
             end(found, torch.zeros_like(x)),
         "The second residual is missing: add what goes into the feed-forward part to what comes out.":
             norm2(feed(middle)),
+        "Both residuals are missing: nothing is left of what a token was. Add to each part's answer what went into it: "
+        "norm(x + part(x)).": norm2(feed(norm1(found))),
+        "The second residual adds the layer's input. Add what went into the feed-forward part, the first norm's "
+        "output.": norm2(x + feed(middle)),
+        "The two norms are missing. Each sum is normalised: norm(x + part(x)).": x + found + feed(x + found),
+        "Keys and values are mixed up: the order is attend(query, key, value). The position belongs to query and key.":
+            end(attend(placed, x, placed)),
         "You normalise before each part (pre-norm). DETR normalises after each sum (post-norm).":
             early + feed(norm2(early)),
         "The two norms are swapped.": norm1(norm2(x + found) + feed(norm2(x + found))),
@@ -224,7 +231,8 @@ QUIZ = (
     )),
     Question("Positions are added to queries and keys, and not to values. What follows?", (
         Choice("Tokens find each other by place, but no address is added to what they collect",
-               "Yes. And since no token keeps the address, every layer adds it anew.", True),
+               "Yes, so every layer adds it anew. That a token of the memory tells its place all the same (section 9) "
+               "comes from what it collected where.", True),
         Choice("They are added to the memory", "Only values and the residual get into the memory."),
         Choice("Positions matter only in the first layer", "They are added to q and k in every layer."),
     )),

@@ -3,16 +3,19 @@
 import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from detr_mini.attention import attention_weights
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, judge, numbers
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, forbids, judge, numbers
 
 # ---------------------------------------------------------------- 06.first
 
 
 def check_first(first_meeting: object) -> None:
     """first_meeting(value_weight (d, d), value_bias (d,), output_weight (d, d), output_bias (d,)) -> (d,)."""
+    first_meeting = forbids(first_meeting, "All values are alike, so no weights are needed.", attention_weights,
+                            torch.softmax, F.scaled_dot_product_attention, nn.MultiheadAttention)
     draw = torch.Generator().manual_seed(6)
     w_v, b_v, w_o, b_o = (torch.randn(*shape, generator=draw) for shape in ((3, 3), (3,), (3, 3), (3,)))
     judge(ask(first_meeting, w_v, b_v, w_o, b_o), w_o @ b_v + b_o, {
@@ -62,6 +65,8 @@ def slips_of_cross(content: Tensor, address: Tensor, memory: Tensor, position: T
             attention_weights(content, place) @ memory,
         "You asked with the address alone. What the query has found so far counts, too: content + address.":
             attention_weights(address, place) @ memory,
+        "Addresses and positions are nowhere: all queries ask alike in the first layer, and nobody asks for a place. "
+        "q = content + address, k = memory + position.": attention_weights(content, memory) @ memory,
         "The keys have no position, so a query cannot ask for a place.": attention_weights(query, memory) @ memory,
         "You left out the scaling: divide the scores by √d.":
             (scores * math.sqrt(query.shape[-1])).softmax(-1) @ memory,
@@ -76,10 +81,11 @@ def slips_of_cross(content: Tensor, address: Tensor, memory: Tensor, position: T
 
 # ---------------------------------------------------------------- 06.repeats
 
-# Fourteen detections, best first, on four things of which one is never found; in twentieths.
+# Fifteen detections, best first, on four things of which one is never found; in twentieths.
 OVERLAP = torch.tensor([
-    [0, 0, 0, 10], [1, 0, 13, 4], [1, 9, 2, 0], [8, 6, 0, 4], [0, 12, 0, 0], [7, 0, 16, 0], [14, 17, 0, 0],
-    [0, 11, 0, 19], [0, 0, 0, 0], [0, 10, 0, 0], [0, 0, 0, 2], [3, 0, 19, 0], [5, 19, 0, 5], [0, 0, 0, 6],
+    [0, 0, 0, 10], [3, 0, 9, 0], [1, 0, 13, 4], [1, 9, 2, 0], [8, 6, 0, 4],
+    [0, 12, 0, 0], [7, 0, 16, 0], [14, 17, 0, 0], [0, 11, 0, 19], [0, 0, 0, 0],
+    [0, 10, 0, 0], [0, 0, 0, 2], [3, 0, 19, 0], [5, 19, 0, 5], [0, 0, 0, 6],
 ]) / 20
 
 
@@ -99,18 +105,35 @@ def check_repeats(duplicates: object) -> None:
         "You counted a box once for each thing that it overlaps. It can describe one thing only: take the best.":
             int((OVERLAP >= 0.5).sum() - (OVERLAP >= 0.5).any(0).sum()),
         "An overlap of exactly `demand` is a hit: use >=.": repeated(OVERLAP, 0.5 + 1e-6),
+        "A box that overlaps a thing too little has not found it. Put a thing into the set only when the overlap is at "
+        "least `demand`.": marked_too_early(OVERLAP, 0.5),
     }
     slips = {message: torch.tensor(float(value)) for message, value in values.items()}
     judge(ask(duplicates, OVERLAP, 0.5), torch.tensor(float(repeated(OVERLAP, 0.5))), slips)
     judge(ask(duplicates, OVERLAP, 0.75), torch.tensor(float(repeated(OVERLAP, 0.75))), {
         "Right for a demand of 0.5, wrong for 0.75. Is 0.5 written into your function?":
             torch.tensor(float(repeated(OVERLAP, 0.5)))})
+    for nothing, overlap in (("In an image without things", torch.zeros(3, 0)),
+                             ("Where nothing is detected", torch.zeros(0, 3))):
+        judge(ask(duplicates, overlap, 0.5, when=nothing), torch.tensor(0.0), {
+            "In an image without things all boxes are loose. There is nothing that they could repeat: 0 duplicates.":
+                torch.tensor(3.0)}, when=nothing)
 
 
 def repeated(overlap: Tensor, demand: float) -> int:
     """The right answer."""
     hits = overlap.amax(1) >= demand
     return int(hits.sum()) - len(set(overlap.argmax(1)[hits].tolist()))
+
+
+def marked_too_early(overlap: Tensor, demand: float) -> int:
+    """Duplicates when a thing counts as found by any box that overlaps it most, however little."""
+    seen, again = set(), 0
+    for row in overlap:
+        thing = int(row.argmax())
+        again += bool(row[thing] >= demand) and thing in seen
+        seen.add(thing)
+    return again
 
 
 def second_choices(overlap: Tensor, demand: float) -> int:
@@ -134,6 +157,13 @@ def check_rooms(rooms: object) -> None:
     if ((found == 0) | (found == 1)).all() and (found == 1).any():
         raise Wrong("These are 0 and 1. A bias is added to the scores: 0 changes nothing, minus infinity hides.")
     same_room = right == 0
+    if found.shape == right.shape and found[~same_room].isinf().all() and found[same_room].isnan().all():
+        raise Wrong("0 times minus infinity is not 0, it is nan. Put the infinities in their places instead: "
+                    "`masked_fill`, or `torch.where`.")
+    if hides_by_a_number(found, same_room):
+        raise Wrong(f"You hide with {found[~same_room].max().item():g}. Behind a softmax a very large negative number "
+                    "does as well, as long as all scores are much closer to 0 (`01.mask` judges what comes out, so it "
+                    "takes -1e9). Here the bias itself is judged: float('-inf') hides whatever the scores are.")
     judge(found, right, {
         "It is upside down: queries of one group must see each other.":
             torch.zeros(6, 6).masked_fill(same_room, -math.inf),
@@ -147,6 +177,12 @@ def check_rooms(rooms: object) -> None:
         "Queries do not see themselves. They are of their own group.": right.clone().fill_diagonal_(-math.inf),
     })
     judge(ask(rooms, 2, 4), apart(2, 4), {})
+
+
+def hides_by_a_number(found: Tensor, same_room: Tensor) -> bool:
+    """Whether all groups are kept apart by negative numbers that are not infinite."""
+    hidden = found[~same_room] if found.shape == same_room.shape else torch.zeros(1)
+    return bool((hidden < 0).all() and hidden.isfinite().all() and (found[same_room] == 0).all())
 
 
 def apart(groups: int, size: int) -> Tensor:
@@ -178,7 +214,7 @@ EXERCISES = (
         "06.repeats", "Count the duplicates", Tier.CORE, 12, check_repeats,
         ("Go through the rows from the top. Each detection points at one thing: the one it overlaps most.",
          "Keep a set of things already found. At least `demand` and in the set: a duplicate. At least `demand` and "
-         "not in it: add it."),
+         "not in it: add it. An image without things has no best one; there the answer is 0."),
         "With this you can tell a detector that repeats itself from one that misses things. AP does not say which.",
     ),
     Exercise(

@@ -5,7 +5,19 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, pairwise_giou, pairwise_iou
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, describe, judge, numbers
+from detr_mini.course.exercises.core import (
+    Choice,
+    Exercise,
+    Question,
+    Tier,
+    Wrong,
+    ask,
+    describe,
+    forbids,
+    judge,
+    numbers,
+)
+from detr_mini.matching import HungarianMatcher
 
 BAR = 1e6  # the cost of a pair that may not be
 
@@ -26,6 +38,10 @@ def check_by_hand(answer: object) -> None:
     chosen = tuple(found.int().tolist())
     if chosen == CHEAPEST:
         return
+    if chosen == tuple(query + 1 for query in CHEAPEST):
+        raise Wrong("The right predictions, counted from 1. They are numbered 0 to 3, as in the table.")
+    if chosen == tuple(int(PENCIL[query, thing]) for thing, query in enumerate(CHEAPEST)):
+        raise Wrong("These are the costs of the right pairs. Give the predictions: the numbers of their rows.")
     if not all(0 <= query < 4 for query in chosen):
         raise Wrong(f"You have {list(chosen)}. Predictions are numbered 0 to 3. Are these costs?")
     if len(set(chosen)) < 3:
@@ -42,6 +58,8 @@ def check_by_hand(answer: object) -> None:
 
 def check_cost(matching_cost: object) -> None:
     """matching_cost(logits (Q, C + 1), boxes (Q, 4), labels (M,), wanted (M, 4)) -> (Q, M)."""
+    matching_cost = forbids(matching_cost, "Write the three terms yourself.", HungarianMatcher.costs,
+                            HungarianMatcher.terms, HungarianMatcher.class_term)
     draw = torch.Generator().manual_seed(2)
     for queries, objects in ((5, 3), (4, 4)):
         logits = torch.randn(queries, 5, generator=draw) * 2
@@ -49,6 +67,9 @@ def check_cost(matching_cost: object) -> None:
         labels = torch.randint(4, (objects,), generator=draw)
         case = logits, boxes, labels, wanted
         judge(ask(matching_cost, *case), cost_of(*terms(*case)), slips_of_cost(*case))
+    nothing = "In an image without objects"
+    none = (logits, boxes, labels[:0], wanted[:0])
+    judge(ask(matching_cost, *none, when=nothing), torch.zeros(len(boxes), 0), {}, when=nothing)
 
 
 def terms(logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,11 +125,13 @@ def slips_of_cost(logits: Tensor, boxes: Tensor, labels: Tensor, wanted: Tensor)
 
 def check_brute(cheapest: object) -> None:
     """cheapest(cost (Q, M)) -> min(Q, M) pairs (query, object) with the smallest total."""
+    cheapest = forbids(cheapest, "Try the matchings one by one.", linear_sum_assignment, HungarianMatcher.__call__)
     draw, wrong = torch.Generator().manual_seed(4), []
-    for queries, objects in ((5, 3), (3, 5), (4, 1), (3, 3), (2, 4)):
+    for queries, objects in ((5, 3), (3, 5), (4, 1), (3, 3), (2, 4), (3, 0)):
         for _ in range(6):
             cost = torch.rand(queries, objects, generator=draw, dtype=torch.float64)
-            pairs = sound(pairs_of(ask(cheapest, cost)), cost)
+            when = "" if objects else "In an image without objects"
+            pairs = sound(pairs_of(ask(cheapest, cost, when=when)), cost)
             if paid(pairs, cost) > paid(best_pairs(cost), cost) + 1e-9:
                 wrong.append((cost, sorted(pairs)))
     if not wrong:
@@ -206,6 +229,10 @@ def check_margin(margins: object) -> None:
     for queries, objects in ((5, 4), (6, 3), (4, 3)):
         cost = torch.rand(queries, objects, generator=draw, dtype=torch.float64) * 10
         judge(ask(margins, cost), margins_of(cost), slips_of_margin(cost))
+    tie, two = torch.tensor([[1.0, 2], [2, 3], [5, 5]], dtype=torch.float64), "Where two matchings cost the same"
+    judge(ask(margins, tie, when=two), margins_of(tie), {}, when=two)
+    nothing = "In an image without objects"
+    judge(ask(margins, tie[:, :0], when=nothing), torch.zeros(0), {}, when=nothing)
 
 
 def margins_of(cost: Tensor, whole_query: bool = False) -> Tensor:

@@ -5,9 +5,11 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
 from detr_mini.boxes import cxcywh_to_xyxy, giou, iou
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, judge, numbers
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, Wrong, ask, forbids, judge, numbers
+from detr_mini.losses import focal_loss
 
 # ---------------------------------------------------------------- 08.pencil
 
@@ -40,8 +42,9 @@ def check_labels(right_classes: object) -> None:
     for pairs, labels, queries, classes in (
         ([(1, 2), (4, 0), (5, 1)], [7, 3, 0], 8, 10), ([], [], 4, 3), ([(0, 1), (2, 0)], [0, 2], 4, 3),
     ):
+        when = "" if labels else "In an image without objects"
         labels = torch.tensor(labels, dtype=torch.long)
-        answer = numbers(ask(right_classes, pairs, labels, queries, classes))
+        answer = numbers(ask(right_classes, pairs, labels, queries, classes, when=when))
         judge(answer, classes_of(pairs, labels, queries, classes).double(),
               slips_of_labels(pairs, labels, queries, classes))
 
@@ -98,7 +101,7 @@ def check_boxes(box_losses: object) -> None:
             answer = torch.stack([torch.as_tensor(part) for part in answer])
         mine, theirs = boxes[[q for q, _ in pairs]], wanted[[t for _, t in pairs]]  # (pairs, 4) each
         judge(answer, both(*sums(mine, theirs)) / count, slips_of_boxes(boxes, wanted, pairs, count))
-    nothing = ask(box_losses, torch.rand(3, 4), torch.zeros(0, 4), [], 4)
+    nothing = ask(box_losses, torch.rand(3, 4), torch.zeros(0, 4), [], 4, when="In an image without objects")
     if not numbers(nothing).eq(0).all():
         raise Wrong("An image without objects has no pairs, and should give 0 and 0. Is there a mean of nothing (nan)?")
 
@@ -149,12 +152,19 @@ def slips_of_boxes(boxes: Tensor, wanted: Tensor, pairs: list[tuple[int, int]], 
 
 def check_focal(safe_focal: object) -> None:
     """safe_focal(logits (Q, C), yes (Q, C) bool, alpha, gamma) -> the sum, finite for any logit."""
+    safe_focal = forbids(safe_focal, "Write it: the logit of the right answer, its alpha, its factor, its -log p_t.",
+                         sigmoid_focal_loss, focal_loss)
     draw = torch.Generator().manual_seed(6)
     for alpha, gamma in ((0.25, 2.0), (0.4, 1.0)):
         logits = torch.randn(6, 4, generator=draw) * 2
         yes = torch.rand(6, 4, generator=draw) < 0.2
         judge(ask(safe_focal, logits, yes, alpha, gamma), right_focal(logits, yes, alpha, gamma),
               slips_of_focal(logits, yes, alpha, gamma))
+    nobody, when = torch.zeros(3, 2, dtype=torch.bool), "In an image without objects, where no answer is yes,"
+    judge(ask(safe_focal, logits[:3, :2], nobody, 0.25, 2.0, when=when),
+          right_focal(logits[:3, :2], nobody, 0.25, 2.0), {
+              "In an image without objects no answer is yes. Every no counts all the same, and your sum is 0.":
+                  torch.tensor(0.0)}, when=when)
     extreme = torch.tensor([[200.0, -200.0], [-200.0, 200.0]])
     yes = torch.tensor([[True, True], [False, False]])
     answer = numbers(ask(safe_focal, extreme, yes, 0.25, 2.0))
