@@ -1,4 +1,4 @@
-"""The command line: python -m detr_mini list | pretrain | check | train | plan | evaluate | detect | race."""
+"""The command line: detr-mini COMMAND, or python -m detr_mini COMMAND; `list` is a good first one."""
 
 import argparse
 import logging
@@ -21,8 +21,8 @@ from detr_mini.printing import plain
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     root = argparse.ArgumentParser(
-        prog="python -m detr_mini",
-        description="Train and use small, readable detectors. Start with: python -m detr_mini list",
+        prog=called(),
+        description=f"Train and use small, readable detectors. Start with: {called()} list",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_list(commands)
@@ -34,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
     add_detect(commands)
     add_race(commands)
     return root
+
+
+def called() -> str:
+    """How the user called this program: the installed command, or Python with the module's name."""
+    return "detr-mini" if Path(sys.argv[0]).stem == "detr-mini" else "python -m detr_mini"
 
 
 def add_list(commands: argparse._SubParsersAction) -> None:

@@ -22,10 +22,6 @@ from rattler import MatchSpec
 import detr_mini
 
 ROOT = Path(__file__).resolve().parents[2]
-TOP_LEVEL = {
-    "README.md", "environment.yml", "pyproject.toml", "Makefile", "LICENSE", "CITATION.cff", "notebooks", "detr_mini",
-    "data", "tests", ".ci", ".gitignore", ".gitattributes",
-}
 BINARY = {".npz", ".png", ".jpg", ".safetensors"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
@@ -142,9 +138,11 @@ def test_first_screen_has_the_two_commands() -> None:
 def test_readme_names_only_targets_that_exist() -> None:
     """Each `make ...` of the README, in a block or in a sentence, is a target of the Makefile."""
     named = {line.split()[1] for line in COMMANDS if line.startswith("make ")} | set(re.findall(r"`make (\w+)", README))
+    contributing = (ROOT / "CONTRIBUTING.md").read_text()
     assert {"lab", "test"} <= named <= TARGETS
+    assert set(re.findall(r"^make (\w+)", contributing, re.MULTILINE)) <= TARGETS
     for name in ("TORCH", "ONE"):
-        assert f"{name}=" in README and f"$({name})" in MAKEFILE
+        assert f"{name}=" in README + contributing and f"$({name})" in MAKEFILE
 
 
 def test_every_target_is_listed_by_help() -> None:
@@ -196,12 +194,56 @@ def test_readme_links_lead_somewhere() -> None:
     assert links and [link for link in links if not (ROOT / link).exists()] == []
 
 
+# --- what a forge reads -----------------------------------------------------------------------------------
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_install_and_run_what_exists(path: Path) -> None:
+    """Extras, make targets and files that a workflow names are the project's own."""
+    workflow = yaml.safe_load(path.read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    said = "\n".join(step.get("run", "") for step in steps)
+    assert any("pytest" in step.get("run", "") for step in steps)
+    for extras in re.findall(r'"\.\[([a-z,]+)\]"', said):
+        assert set(extras.split(",")) <= set(EXTRAS)
+    assert set(re.findall(r"\bmake (\w+)", said)) <= TARGETS
+    for name in re.findall(r"tests/[\w./]+", said):
+        assert (ROOT / name).exists(), name
+
+
+def test_workflows_try_the_oldest_python_that_is_promised() -> None:
+    """Every system, with the lowest Python of pyproject.toml among the versions."""
+    matrix = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["unit"]["strategy"]["matrix"]
+    assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "macos", "windows"}
+    assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
+
+
+def test_commits_are_linted_by_the_ruff_of_the_tests() -> None:
+    """One version of ruff in pre-commit and in the constraints."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert Version(hook["rev"].removeprefix("v")) == pinned()["ruff"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+def test_issue_forms_are_forms(path: Path) -> None:
+    """Each has a name, a description and fields with an id and a label, or is the folder's configuration."""
+    form = yaml.safe_load(path.read_text())
+    if path.stem != "config":
+        assert form["name"] and form["description"]
+        assert all(field["attributes"]["label"] and field["id"] for field in form["body"])
+
+
+def test_the_installed_command_is_the_module() -> None:
+    """`detr-mini` calls what `python -m detr_mini` calls."""
+    module, _, function = PROJECT["scripts"]["detr-mini"].partition(":")
+    from detr_mini import __main__
+
+    assert module == __main__.__name__ and getattr(__main__, function) is __main__.main
+
+
 # --- what is in the repository ----------------------------------------------------------------------------
-
-
-def test_top_level_is_what_the_layout_says() -> None:
-    """Nothing more and nothing less at the top of the repository."""
-    assert {path.parts[0] for path in tracked()} == TOP_LEVEL
 
 
 def test_no_tracked_file_names_a_place_on_one_machine() -> None:
