@@ -59,7 +59,8 @@ def race(
             path = folder / f"{name}-seed{seed}.jsonl"
             if not path.is_file():
                 keep = weights / f"{name}.safetensors" if weights and seed == seeds[0] else None
-                run(name, chosen[name], seed, path, max(1, every * BATCH // chosen[name].train.batch), keep)
+                due = every if recipes == "race" else max(1, every * BATCH // chosen[name].train.batch)
+                run(name, chosen[name], seed, path, due, keep)
             files.append(path)
     return files
 

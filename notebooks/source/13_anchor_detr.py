@@ -846,7 +846,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 #
 # ## Recap
 #
-# - DETR's vectors hardly move in training. The weights learn by rote which vector means which place.
+# - Here, DETR's vectors hardly move in training. The weights learn by rote which vector means which place.
 # - A point's position is made: sine code, then an MLP that also addresses the cells. It means something for points
 #   that nobody trained. A 5 x 5 grid works.
 # - Boxes are written around points, so at step 0 they are already spread over the image.

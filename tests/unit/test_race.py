@@ -10,7 +10,7 @@ from detr_mini.checkpoints import load_weights, read_facts
 from detr_mini.commands.race import fields_of
 from detr_mini.course import race as races
 from detr_mini.course import race_table as races_table
-from detr_mini.course.own_recipe import own_recipe
+from detr_mini.course.own_recipe import own_recipe, shared_recipe
 from detr_mini.data.scenes import Scenes
 from detr_mini.recipes import TrainRecipe
 
@@ -116,11 +116,31 @@ def test_an_own_recipe_is_the_papers_but_for_size(name):
     zoo.build(name, "scenes", own.model)
 
 
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_shared_recipe_is_the_races_with_the_papers_schedule(name):
+    """Model, loss and batch of the race; the rate falls, the backbone learns, clipping is tight, nothing is warmed up."""
+    race, shared = zoo.recipe(name, "scenes"), shared_recipe(name)
+    assert (shared.model, shared.loss, shared.data) == (race.model, race.loss, race.data)
+    train = shared.train
+    assert (train.batch, train.steps, train.lr, train.drop) == (16, 1500, race.train.lr, 0.8)
+    assert (train.clip, train.warmup) == (0.1, 0) and train.backbone_lr == pytest.approx(train.lr / 10)
+    with pytest.raises(ValueError, match="less than one batch of 16"):
+        shared_recipe(name, 15)
+
+
+def test_another_batch_means_more_or_fewer_steps(tmp_path):
+    """The images stay as many; the race's own recipe has one batch."""
+    assert (own_recipe("anchor").train.steps, own_recipe("anchor", batch=32).train.steps) == (3000, 750)
+    assert shared_recipe("detr", batch=8).train.steps == 3000
+    with pytest.raises(ValueError, match="--batch 8 goes with --own or --shared"):
+        races.race(["detr"], [0], 1, tmp_path, batch=8)
+
+
 def test_own_recipes_are_evaluated_after_as_many_images(monkeypatch, tmp_path):
     due = {}
     monkeypatch.setattr(races, "run", lambda name, recipe, seed, path, every, keep: due.update(
         {name: (recipe.train.steps, every)}))
-    races.race(["detr", "deformable", "anchor"], [0], 300, tmp_path, every=150, own=True)
+    races.race(["detr", "deformable", "anchor"], [0], 300, tmp_path, every=150, recipes="own")
     assert due == {"detr": (300, 150), "deformable": (150, 75), "anchor": (600, 300)}
     with pytest.raises(ValueError, match="budget of 3 images is less than one batch"):
         own_recipe("detr", 3)

@@ -241,7 +241,7 @@ EXERCISES = (
 QUIZ = (
     Question("Where is it written that DETR's query 3 looks to the upper right?", (
         Choice("In its learned vector: its numbers are a place in code",
-               "New vectors of the same kind do badly. And in training the old ones hardly moved."),
+               "New vectors of the same kind do badly. And in our training the old ones hardly moved."),
         Choice("In the weights that learned this vector by rote",
                "Yes. An Anchor DETR's place is in the point itself, so a point that nobody trained works, too.", True),
         Choice("In the image's positions", "They are the same for all queries."),
