@@ -1,14 +1,12 @@
 """Are patterns worth something where two things share a place? Scenes with riders; Anchor DETR with 1 and 3 patterns.
 
-    python -m detr_mini.course.riders            # four forms, three seeds: about half an hour of one core
+    python -m detr_mini.course.riders            # both forms, three seeds: about a quarter of an hour of one core
 
 In every scene the largest thing carries another one of a different class, in front of it and with nearly the same
 centre: two objects for which one point is the nearest. The forms differ in how their queries come about:
 
     24 points        1 pattern at each of 24 points: 24 queries
     8 points x 3     3 patterns at each of 8 points: 24 queries, too
-    24 points x 3    3 patterns at each of 24 points, as the paper does: 72 queries
-    72 points        1 pattern at each of 72 points: as many queries, spread out
 
 Loss and the rest are the race's. A run leaves FORM-seedN.jsonl under data/runs/riders: provenance first, then one line
 per evaluation on 400 other scenes with COCO's figures and `pairs`, the share of pairs of which both are found: right
@@ -36,7 +34,7 @@ from detr_mini.files import DATA
 from detr_mini.training import fit
 
 RUNS = DATA / "runs" / "riders"
-FORMS = {"24 points": (24, 1), "8 points x 3": (8, 3), "24 points x 3": (24, 3), "72 points": (72, 1)}
+FORMS = {"24 points": (24, 1), "8 points x 3": (8, 3)}  # points and patterns
 SEEDS, STEPS, EVERY = (0, 1, 2), 1000, 250
 SMALLER = (0.55, 0.7)  # side of a rider, as a part of the side of what carries it
 ASIDE = 0.06  # a rider's centre is at most this part of the carrier's width and height away from the carrier's

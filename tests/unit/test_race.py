@@ -118,7 +118,7 @@ def test_an_own_recipe_is_the_papers_but_for_size(name):
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_a_shared_recipe_is_the_races_with_the_papers_schedule(name):
-    """Model, loss and batch of the race; the rate falls, the backbone learns, clipping is tight, nothing is warmed up."""
+    """Model, loss and batch of the race; the rate falls, the backbone learns, clipping is tight, no warm-up."""
     race, shared = zoo.recipe(name, "scenes"), shared_recipe(name)
     assert (shared.model, shared.loss, shared.data) == (race.model, race.loss, race.data)
     train = shared.train

@@ -80,7 +80,8 @@ def test_a_run_leaves_its_file(tmp_path) -> None:
 def test_recorded_runs_are_whole(form: str, seed: int) -> None:
     """Made by the command that they name; the last evaluation at the last step, on 400 scenes."""
     head, *rows = map(json.loads, path_of(form, seed).read_text().splitlines())
-    assert head["command"].startswith("python -m detr_mini.course.riders") and (head["form"], head["seed"]) == (form, seed)
+    assert head["command"].startswith("python -m detr_mini.course.riders")
+    assert (head["form"], head["seed"]) == (form, seed)
     assert rows[-1]["step"] == STEPS and rows[-1]["images"] == 400 and 0 < rows[-1]["pairs"] < 1
 
 
