@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -30,8 +31,18 @@ NOTHING = "data:text/javascript,"  # a script that loads nothing, in place of on
 def run(notebook: NotebookNode, folder: Path) -> None:
     """Run a notebook in place, in a fresh kernel in its folder, and keep its widgets' state. The learner's progress in
     the course is left alone. CellExecutionError when a cell fails."""
-    client = NotebookClient(notebook, timeout=None, store_widget_state=True, resources={"metadata": {"path": folder}})
+    client = NotebookClient(notebook, timeout=None, store_widget_state=True, kernel_name=kernel_of(notebook),
+                            resources={"metadata": {"path": folder}})
     client.execute(env=os.environ | {"DETR_MINI_PROGRESS": "off"})
+
+
+def kernel_of(notebook: NotebookNode) -> str:
+    """The kernel that a notebook names, if this machine has it; else this Python's own, "python3".
+
+    A notebook saved elsewhere names the kernel of that machine.
+    """
+    named = notebook.metadata.get("kernelspec", {}).get("name", "")
+    return named if named in KernelSpecManager().find_kernel_specs() else "python3"
 
 
 def enliven(notebook: NotebookNode) -> int:

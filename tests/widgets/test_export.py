@@ -163,3 +163,13 @@ def test_what_cannot_be_exported_is_told(tmp_path: Path, capsys: pytest.CaptureF
         assert export.main([str(tmp_path / name), "--to", str(tmp_path / "page.html")]) == 1
         assert capsys.readouterr().err.startswith(f"{tmp_path / name}: ")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_notebook_that_names_another_machines_kernel_is_run_by_this_python() -> None:
+    """As one saved in a conda environment of somebody else's."""
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "conda-env-theirs-py", "display_name": "x"}})
+    assert export.kernel_of(notebook) == "python3"
+    assert export.kernel_of(nbformat.v4.new_notebook()) == "python3"
+    notebook.cells.append(nbformat.v4.new_code_cell("print(6 * 7)"))
+    export.run(notebook, Path.cwd())
+    assert notebook.cells[0].outputs[0].text == "42\n"
