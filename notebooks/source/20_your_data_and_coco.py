@@ -48,7 +48,7 @@ where_we_are("training")
 
 # %%
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.data.voc import open_folder
+from detr_mini.data.layouts import open_folder
 
 train_set, val_set = (open_folder(DATA / "blood_cells", split) for split in ("train", "val"))
 figure, axes = plots.canvas(2, height=3.0)
@@ -144,8 +144,9 @@ print("boxes", target["boxes"].tolist(), "= centre, width, height, as parts of t
 # %% [markdown]
 # The class has id 3 and became label 0. Ids may have gaps, as COCO's have; labels count from 0 without one.
 #
-# Other places for the same files are understood, too, such as COCO's own and Roboflow's: the top of
-# `detr_mini/data/coco.py` lists them.
+# Other places for the same files are understood, too, and other formats are read as they are: YOLO's folders, Label
+# Studio's, CVAT's, Roboflow's and more. `data/README.md` lists them. For anything else there is
+# `--annotations FILE --images FOLDER`.
 #
 # **Pascal VOC's format** says the same with one XML file per picture, in `Annotations/`, beside the pictures in
 # `JPEGImages/`. It has *corners*: `xmin, ymin, xmax, ymax`, counted from 1, both ends included. A box from 1 to 10 is
