@@ -331,7 +331,38 @@ for target in batch.targets:
 print(f"{things} things in 200 scenes; {crowded} of them share their nearest query with another")
 
 # %% [markdown]
-# So a pattern has nothing to do here. What patterns are worth we cannot show.
+# So in these scenes a pattern has nothing to do. To see what patterns are worth, we need scenes in which two things share
+# a place. In these, the largest thing of every scene carries another one, of another class, in front of it and with
+# nearly the same centre.
+
+# %%
+from detr_mini.course.riders import FORMS as RIDER_FORMS, Riders, read_riders
+
+riders = Riders(40, seed=HELD_OUT_SEED)
+figure, axes = plots.canvas(4, height=2.2)
+for number, axis in enumerate(axes):
+    image, target = riders[number]
+    pair = [riders.carriers[number], len(target["labels"]) - 1]  # the carrier, and the rider, which comes last
+    plots.scene(image, [(dm.boxes.cxcywh_to_xyxy(target["boxes"][one]) * 128).tolist() for one in pair], axes=axis)
+show(figure, alt="Four scenes with two frames each: a thing, and a smaller one in front of its middle.")
+predict("13.riders", "24 queries: one at each of 24 points, or three patterns at each of 8 points. After 1,000 steps, "
+                     "which form finds both things of more pairs?",
+        "three patterns", "one pattern, more points", "the bands overlap")
+
+# %%
+names = {"24 points": "24 points, 1 pattern", "8 points x 3": "8 points, 3 patterns"}
+for key, title in (("ap50", "AP50 on 400 scenes"), ("pairs", "share of pairs of which both are found")):
+    read = {form: sorted(seeds) for form, seeds in read_riders(key).items()}
+    print(f"{title}:", "; ".join("{}: {:.3f}, {:.3f}, {:.3f}".format(names[form], *seeds) for form, seeds in read.items()))
+one, three = (read[form] for form in RIDER_FORMS)
+reveal("13.riders", "a" if three[0] > one[-1] else "b" if one[0] > three[-1] else "c",
+       "Recorded with `python -m detr_mini.course.riders`, three seeds each.")
+
+# %% [markdown]
+# Both forms find most things: their AP50 is about the same. But hardly ever do they find *both* things of a pair, whether
+# the two queries for it stand at one point or at two. So here, in 1,000 steps of a small model, three patterns at a point
+# are not what a rider needs. Why, we have not measured. One guess is that a second query at the same place must also learn
+# to leave the large thing to the first. What patterns are worth on COCO, after 50 epochs, this does not show.
 #
 # ## 5. Along x, then along y
 #
@@ -668,7 +699,7 @@ for claim, ours in {
     "10 times fewer epochs than DETR": f"{steps_to('detr', 0.5) / steps_to('anchor', 0.5):.1f} times fewer steps",
     "a query's boxes stay together": f"its boxes deviate by {own['anchor']:.2f}, DETR's by {own['detr']:.2f}",
     "a grid does as well as learned points": f"a grid never trained: {ap[5]:.2f}, learned {learned:.2f}",
-    "several patterns per point help": f"cannot be seen: {crowded} of {things} things share a query",
+    "several patterns per point help": f"not seen: both of a pair found {max(three):.3f} at most, with one {max(one):.3f}",
     "RCDA is as precise as usual attention": f"AP {end('anchor'):.2f}, usual {end('usual'):.2f}; AP50 0.5 at step "
                                              f"{steps_to('anchor', 0.5):,.0f}, usual {steps_to('usual', 0.5):,.0f}",
     "RCDA needs less memory": f"{less['stored']:.2f} times stored weights, {less['fused']:.0f} times fused (section 7)",
@@ -837,7 +868,7 @@ print("evaluated:", 0 <= smoke.history[-1]["ap"] <= 1)
 # ## 16. Limits
 #
 # - **One trained detector** answers sections 1, 3 and 10, and 100 or 200 scenes. Only section 12 has three seeds.
-# - **Few things, far apart.** No two share a query. Patterns, and crowds, need COCO.
+# - **Few things, far apart.** In the race's scenes no two share a query; section 4 has scenes in which two do.
 # - **64 cells.** RCDA is made for large maps. Here it compares with 16 means instead of 64 cells: no test of
 #   what it saves.
 # - **The new vectors of section 1** are drawn, not searched for. A search may find some that work better. The grid of
