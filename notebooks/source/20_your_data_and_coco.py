@@ -670,12 +670,12 @@ assert all(abs(one - two) < 1e-3 for one, two in zip(alone, together))
 # **COCO.** The next cell would train the paper's model. As it stands it only says what it would do: it wants a GPU,
 # COCO, and `START = True`.
 
-# %% tags=["gpu"]
+# %%
 from detr_mini.data.coco import CocoFolder
+from detr_mini.planning import gpu_here, smallest_accumulate
 from detr_mini.training import count_steps
 
-from detr_mini.planning import gpu_here, smallest_accumulate
-
+# %% tags=["gpu"]
 START = False  # True: ResNet-50's weights and COCO must be there (python -m detr_mini.data.download)
 preset, coco = "coco-two-stage", DATA / "coco"
 paper, gpu = zoo.recipe("deformable", preset), gpu_here()  # without a GPU: as on an RTX 4090 with 24 GiB

@@ -141,7 +141,7 @@ CHANGES = {
     "a machine's path": (lambda book: book.cells[3].update(outputs=[nbformat.v4.new_output(
         "stream", text="saved to /home/ada/run.json")]), "names a place on one machine, '/home/ada/run.json'"),
     "no outputs": (lambda book: [cell.update(outputs=[]) for cell in book.cells[1:]], "no cell has an output"),
-    "its weight": (lambda book: book.cells[3].outputs[0].update(text="x" * 500_001), "the limit is 500000"),
+    "its weight": (lambda book: book.cells[3].outputs[0].update(text="x" * 600_001), "the limit is 600000"),
 }
 
 

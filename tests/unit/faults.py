@@ -277,11 +277,17 @@ def no_room(ground: Ground) -> list[str]:
 FAULTS = group(
     "image",
     ("a file that is not there", "image file gone.jpg is missing: check its name", lambda g: g.detect("gone.jpg")),
-    ("a folder", "image file data is a folder: name the pictures in it", lambda g: g.detect("data")),
-    ("no bytes", "image file photo.jpg cannot be decoded (cannot identify image file ...): take a whole JPEG or PNG",
+    ("a folder without pictures", "there are no pictures in the folder data: name files, or another folder",
+     lambda g: g.detect("data")),
+    ("a pattern that fits nothing", "no file fits *.tif: check the pattern, or name files",
+     lambda g: g.detect("*.tif")),
+    ("no bytes", "image file photo.jpg cannot be decoded (cannot identify image file; JPEG, ... are read): take ...",
      lambda g: g.picture(b"")),
-    ("text named .jpg", "image file photo.jpg cannot be decoded (cannot identify image file ...): take a whole ...",
+    ("text named .jpg", "image file photo.jpg cannot be decoded (cannot identify image file; ... are read): take ...",
      lambda g: g.picture(b"not a picture")),
+    ("PostScript named .jpg, which would start an interpreter",
+     "image file photo.jpg cannot be decoded (cannot identify image file; ... are read): take ...",
+     lambda g: g.picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n")),
     ("half a JPEG", "image file ...139.jpg cannot be decoded (image file is truncated ...): take a whole ...",
      lambda g: g.detect(g.cut(FIRST))),
     ("a PNG with damaged pixels", "image file photo.png cannot be decoded (...): take a whole ...", broken_pixels),
@@ -389,9 +395,20 @@ FAULTS += group(
      "annotation file ...gone.xml is missing; restore it, or take the picture off the list",
      lambda g: (g.put("voc/ImageSets/Main/train.txt", "gone"), g.voc(""))[1]),
     ("`check`: corners where sizes belong",
-     "ERROR    train: corners, not sizes: 24 boxes leave their image; none would if the last two numbers were "
+     "ERROR    train: corners, not sizes: 24 boxes leave their image, and 100% of all fit if the last two numbers are "
      "corners: write x, y, width, height",
      checked(lambda c: [a.update(bbox=[50, 40, 78, 58]) for a in c["annotations"]]), REPORT),
+    ("`check`: boxes as parts of their image",
+     "ERROR    train: normalised boxes: 24 boxes have all four numbers from 0 to 1, parts of their image: multiply ...",
+     checked(lambda c: [a.update(bbox=[0.2, 0.3, 0.4, 0.1]) for a in c["annotations"]]), REPORT),
+    ("`check`: centres where corners belong",
+     "ERROR    train: centres, not corners: 24 boxes leave their image, and hardly any does if the first two numbers "
+     "are its centre: write ...",
+     checked(lambda c: [a.update(bbox=[65, 45, 30, 30]) for a in c["annotations"]]), REPORT),
+    ("`check`: areas of nothing",
+     "ERROR    train: wrong areas: 24 boxes have an area of (almost) nothing, or above width times height, and AP by "
+     "size goes by it: correct 'area', or leave it out",
+     checked(lambda c: [a.update(area=0) for a in c["annotations"]]), REPORT),
     ("`check`: the same picture to train and to validate on", "ERROR    train and val: leakage: 1 pictures are in "
      "both splits, so figures on one flatter: remove them from one",
      checked(lambda c: c["images"][0].update(file_name="101.png")), REPORT),
