@@ -31,6 +31,7 @@ from detr_mini.files import atomic
 from detr_mini.key_maps import KEY_MAPS, KeyMap, recognise, translate
 
 __all__ = ["CheckpointError", "read_facts", "save_weights", "load_weights", "read_official", "load_official"]
+HOLDERS = ("model", "state_dict")  # where a checkpoint keeps its tensors: the authors' code, Lightning
 COUNTERS = ("num_batches_tracked", "total_ops", "total_params")  # of BatchNorm, and of a tool that counts operations
 
 
@@ -104,14 +105,28 @@ def read_checkpoint(path: Path | str) -> Official:
             f"{path} cannot be read as a checkpoint of tensors ({reason(error)}): expected a whole .pth file with "
             "a state dict, or a dict whose 'model' is one"
         ) from error
-    state = content.get("model", content) if isinstance(content, dict) else None
+    state = next((content[key] for key in HOLDERS if key in content), content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected tensors by name, at the top or under 'model'")
+        raise CheckpointError(f"{path} holds no state dict: expected tensors by name, at the top or under 'model' or "
+                              "'state_dict'")
+    if strange := [name for name in state if not isinstance(name, str)]:
+        raise CheckpointError(f"{path} has a tensor under {strange[0]!r:.60}: expected names, such as "
+                              "'transformer.encoder...'")
     if "identity" in content:
         raise CheckpointError(f"{path} is the state of a run: take final.safetensors or best.safetensors beside it")
     told = {name: value for name, value in options_in(content).items() if isinstance(value, bool | int | float | str)}
     epoch = content.get("epoch")  # counted from 0
-    return Official(state, told, epoch + 1 if isinstance(epoch, int) else told.get("epochs"))
+    return Official(unwrapped(state), told, epoch + 1 if isinstance(epoch, int) else told.get("epochs"))
+
+
+def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without what wrappers put before their names: "model." of Lightning, "module." of data-parallel training,
+    "_orig_mod." of torch.compile. A prefix is taken off when all names share it; buffers of a loss are left out."""
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()
+             if not name.startswith("criterion.")}
+    while state and len({name.partition(".")[0] for name in state}) == 1 and all("." in name for name in state):
+        state = {name.partition(".")[2]: tensor for name, tensor in state.items()}
+    return state
 
 
 def options_in(content: dict[str, object]) -> dict[str, object]:

@@ -626,7 +626,7 @@ FAULTS += group(
     ("a .pth of something else", "official.pth is of no detector that is known here: there are detr, ...",
      lambda g: g.official({"conv.weight": torch.ones(3)})),
     ("a .pth without tensors",
-     "official.pth holds no state dict: expected tensors by name, at the top or under 'model'",
+     "official.pth holds no state dict: expected tensors by name, at the top or under 'model' or 'state_dict'",
      lambda g: g.official({"model": [1, 2], "args": argparse.Namespace(lr=1)})),
     ("half a last.pt", "run/last.pt is damaged (...): delete it to start again", spoiled_last(None),
      {"then": starts_again}),

@@ -169,3 +169,26 @@ def test_names_are_translated_by_the_first_line_that_fits():
     assert translate("nothing.we.know", KEY_MAPS["detr"]) is None
     assert expand("a.{q,k}.b") == ["a.q.b", "a.k.b"]
     assert recognise(["a.b"]) is None
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda state: {"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}, "epoch": 3,
+                   "global_step": 7, "pytorch-lightning_version": "2.5.0"},
+    lambda state: {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in state.items()}
+                   | {"criterion.empty_weight": torch.ones(7)}},
+    lambda state: {"model": {f"module.{name}": tensor for name, tensor in state.items()}},
+    lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+], ids=["Lightning", "Lightning, compiled, with a loss", "data-parallel", "compiled"])
+def test_wrapped_checkpoints_are_unwrapped(wrap, model, official, tmp_path):
+    """Lightning's `state_dict`, and the prefixes of wrappers: the same tensors under the authors' names."""
+    torch.save(wrap(official), tmp_path / "wrapped.ckpt")
+    state = read_official(tmp_path / "wrapped.ckpt")
+    assert set(state) == set(official)
+    assert torch.equal(load_official(Detr(TINY), state).decoder.query_embed.weight, model.decoder.query_embed.weight)
+
+
+def test_tensors_that_have_no_names_are_refused(tmp_path):
+    """As a list saved as a dict has them."""
+    torch.save({"model": {0: torch.ones(2), 1: torch.ones(3)}}, tmp_path / "numbers.pth")
+    with pytest.raises(CheckpointError, match="numbers.pth has a tensor under 0: expected names, such as"):
+        read_official(tmp_path / "numbers.pth")
