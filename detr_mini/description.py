@@ -67,7 +67,8 @@ def read_header(path: Path) -> tuple[dict[str, object], dict[str, tuple[int, ...
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}), as detr_mini saves them") from error
     if written.get("format") != json.dumps(FORMAT):
         found = written.get("format", "unknown")
-        raise CheckpointError(f"{path} is a safetensors file of format {found!r}, not {FORMAT!r}: not one of ours")
+        raise CheckpointError(f"{path} is a safetensors file of format {found!r}, not {FORMAT!r}: not one of ours. If "
+                              "it is of the transformers library, its config.json must lie beside it")
     return {key: parsed(path, key, value) for key, value in written.items()}, shapes
 
 

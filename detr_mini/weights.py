@@ -18,9 +18,10 @@ from detr_mini.checkpoints import CheckpointError, load_official, load_weights, 
 from detr_mini.data.archives import DownloadError
 from detr_mini.data.download import Archive, digest_of, fetch, only_one
 from detr_mini.data.scenes import cache_folder
-from detr_mini.description import read_description
+from detr_mini.description import FORMAT, read_description
 from detr_mini.detr import Detr
 from detr_mini.files import make_folder
+from detr_mini.hub import is_hub, read_hub
 from detr_mini.official import coco_classes, recognise_form
 from detr_mini.published import Form, published
 from detr_mini.recipes import DataRecipe
@@ -55,16 +56,21 @@ class Weights:
 
 
 def open_weights(place: Path | str, preset: str | None = None) -> Weights:
-    """The detector in a file, or at an http address, of `train` or of a detector's authors.
+    """The detector in a file, or at an http address, of `train` or of a detector's authors; or in a folder of the
+    transformers library.
 
     preset: which published form an authors' checkpoint is, where that cannot be told. Raises FileNotFoundError,
     DownloadError, or ValueError (CheckpointError) naming the file and what is wrong with it.
     """
     path = local_file(place)
+    if path.is_dir() and is_hub(path):
+        return hub(path)
     require_weights(path)
     try:
         if is_pickle(path):
             return official(path, preset)
+        if not is_ours(path) and is_hub(path):
+            return hub(path)
         if preset is None:
             return ours(path)
     except CheckpointError as error:
@@ -78,6 +84,12 @@ def ours(path: Path) -> Weights:
     """A file of `train`."""
     found = read_description(path)
     return Weights(path, load_weights(path), found.data, found.classes, found.label_to_category)
+
+
+def hub(path: Path) -> Weights:
+    """A folder of the transformers library, or the file in it. Its rows are the data's own category ids."""
+    model, data, classes, said = read_hub(path)
+    return Weights(path, model, data, classes, {row: row for row, name in enumerate(classes) if name}, None, [said])
 
 
 def official(path: Path, preset: str | None) -> Weights:
@@ -150,6 +162,13 @@ def is_safetensors(start: bytes) -> bool:
     does. What tells them apart is byte 8. The length's bound is that of the format itself.
     """
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a safetensors file says that it is of this project. A damaged one is left to others to tell."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return f'"{FORMAT}'.encode() in file.read(min(length, LONGEST_HEADER)).replace(b"\\", b"")
 
 
 def is_pickle(path: Path) -> bool:
