@@ -120,3 +120,16 @@ def test_without_meetings_more_is_left_to_suppression() -> None:
     assert {row["step"] for row in ends} == {2500}
     assert max(row["ap50"] for row in ends) < min(at_step(rows, 2500)["ap50"] for _, rows in RUNS["detr"])
     assert all(row["nms"]["ap50"] > row["ap50"] + 0.1 for row in ends)
+
+
+def test_what_nearly_all_papers_share_is_worth_more_than_the_rest_of_a_recipe() -> None:
+    """Notebook 16, section 9: for DETR and Deformable DETR every seed of the shared recipe lies above every seed of the
+    race and of the paper's own."""
+    folders = ("scenes", "scenes_shared", "scenes_own")
+    race, shared, own = (read_runs(DATA / "runs" / folder) for folder in folders)
+    assert set(shared) == {"detr", "deformable"}
+    for name, group in shared.items():
+        runs = (group, race[name], own[name])
+        common, raced, papers = ([at_step(rows, 1500)["ap"] for _, rows in three] for three in runs)
+        assert len(common) == 3 and min(common) > max(*raced, *papers)
+        assert all(origin["recipe"]["train"]["clip"] == 0.1 for origin, _ in group)
