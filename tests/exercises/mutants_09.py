@@ -6,6 +6,8 @@ from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from detr_mini.data.scenes import Scenes
+from detr_mini.recipes import TrainRecipe
+from detr_mini.training import lr_factor
 
 
 def warm(step: int, warmup: int) -> float:
@@ -100,6 +102,7 @@ def by_columns(target: dict) -> dict:
 
 WRONG = {
     "09.rate": [
+        (lambda s, t, lr, w, d: lr * lr_factor(s, t, TrainRecipe(warmup=w, drop=d)), "calls `lr_factor`"),
         (from_zero, "The first step has the rate 0"),
         (lambda s, t, lr, w, d: lr * (0.1 if s >= d * t else 1.0), "There is no warm-up"),
         (lambda s, t, lr, w, d: lr * warm(s, w), "There is no drop"),

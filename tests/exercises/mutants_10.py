@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from detr_mini.course import looking
 from detr_mini.course.looking import coverage
 
 
@@ -133,6 +134,7 @@ def unprojected(*given: object) -> Tensor:
 
 WRONG = {
     "10.spread": [
+        (lambda m: looking.entropy(m).mean(), "calls `entropy`, and this exercise is about doing without it"),
         (lambda m: nats(m).mean() / math.log(2), "log2"),
         (lambda m: nats(m.mean(0)), "averaged the heads' maps first"),
         (lambda m: -(m * m.log()).sum((-2, -1)).mean(), "log 0 is nan"),
@@ -146,6 +148,7 @@ WRONG = {
         (lambda m: nats(m).max(), "Not yet"),
     ],
     "10.flips": [
+        (lambda o: [looking.flipped(a[None], b[None]) for a, b in zip(o[:-1], o[1:], strict=True)], "calls `flipped`"),
         (lambda o: (o[1:] != o[:-1]).float().mean(1), "compared all queries"),
         (lambda o: (o[1:] != o[:-1]).sum(1) / 4, "counted twice"),
         (lambda o: ((o[1:] >= 0) & (o[1:] != o[:-1])).float().mean(1), "divided by the number of queries"),
@@ -156,6 +159,7 @@ WRONG = {
         (lambda o: ((o[1:] >= 0) & (o[:-1] >= 0) & (o[1:] != o[:-1])).sum(1) / 4, "won it from another one"),
     ],
     "10.inside": [
+        (lambda w, b: looking.mass_inside(w, b), "calls `mass_inside`"),
         (by_centres, "whole when its middle is inside"),
         (by_slices, "touches whole"),
         (inner_only, "inside altogether"),

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+import torchvision
 
 from detr_mini.boxes import cxcywh_to_xyxy
 
@@ -172,6 +173,7 @@ WRONG = {
     "15.points": [(doubled, "Twice too far"), (from_corner, "0 to 1 across the box"),
                   (without_centre, "Add the middle"), (without_size, "did not use the box's size")],
     "15.cut": [(edges, "from edge to edge"), (columns_first, "Rows and columns"),
+        (lambda f, b, n: torchvision.ops.roi_align(f[None], torch.tensor([[0.0, 0, 0, 8, 8]]), n)[0], "calls `roi_align`"),
                (aligned_corners, "align_corners=True"), (left_of_parts, "half a part further")],
     "15.ask": [(no_gate, "The gate is missing"), (no_sigmoid, "no sigmoid"), (small_root, "root of d / heads"),
                (old_content_asks, "old content asking"), (over_heads, "over the heads"), (split_width, "full width")],

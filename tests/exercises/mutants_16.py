@@ -7,6 +7,8 @@ from itertools import combinations, permutations
 
 import numpy as np
 
+from detr_mini.course.race_table import reached
+
 # ---------------------------------------------------------------- 16.level
 
 
@@ -28,6 +30,13 @@ def by_index(steps: list, values: list, level: float) -> float:
         return math.inf
     end = above[0]
     return float(np.interp(level, ys[end - 1:end + 1], xs[end - 1:end + 1]))
+
+
+def by_the_package(steps: list, values: list, level: float) -> float:
+    """The course's own function."""
+    rows = [{"step": step, "ap50": value} for step, value in zip(steps, values, strict=True)]
+    found = reached(rows, level)
+    return math.inf if found is None else found
 
 
 def first_above(steps: list, values: list, level: float) -> float:
@@ -151,6 +160,7 @@ def finite(values: list) -> list:
 
 WRONG = {
     "16.level": [
+        (by_the_package, "calls `reached`"),
         (first_above, "first evaluation at or above"),
         (last_below, "last evaluation below"),
         (half_way, "the middle between two"),

@@ -3,6 +3,8 @@
 import hashlib
 import math
 
+from detr_mini.data.labels import matching_rows
+
 # ---------------------------------------------------------------- 20.voc
 
 
@@ -173,6 +175,7 @@ WRONG = {
         (voc_centre, "You give the centre"),
     ],
     "20.rows": [
+        (matching_rows, "calls `matching_rows`"),
         (rows_exact, "letter by letter"),
         (rows_last, "you took the last"),
         (rows_swapped, "wrong way round"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from detr_mini.course.exercises.core import Choice, Exercise, Open, Question, Tier, Wrong, ask, describe, judge
+from detr_mini.course.exercises.core import Choice, Exercise, Open, Question, Tier, Wrong, ask, describe, forbids, judge
 from detr_mini.data.scenes import Scenes
 from detr_mini.recipes import TrainRecipe
 from detr_mini.training import lr_factor
@@ -19,6 +19,7 @@ RECALLS = np.linspace(0, 1, 101)  # where COCO reads a precision-recall curve
 
 def check_rate(rate: object) -> None:
     """rate(step from 0, total, lr, warmup, drop) -> the learning rate at this step."""
+    rate = forbids(rate, "Write the two factors, of warm-up and of drop, yourself.", lr_factor)
     steps = (0, 1, 48, 49, 50, 120, 159, 160, 161, 199)
     judge(rates(rate, steps, 200, 2.0, 50, 0.8), path(steps), slips_of_rate(steps), tolerance=1e-6)
     judge(rates(rate, (0, 5, 9), 10, 3.0, 0, 1.0), torch.full((3,), 3.0), {

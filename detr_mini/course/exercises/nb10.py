@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, judge, numbers
-from detr_mini.course.looking import coverage, entropy, mass_inside
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, forbids, judge, numbers
+from detr_mini.course.looking import coverage, entropy, flipped, mass_inside
 
 # ---------------------------------------------------------------- 10.spread
 
 
 def check_spread(spread: object) -> None:
     """spread(maps (heads, h, w)) -> the mean over heads of the entropy, in nats; maps may have zeros."""
+    spread = forbids(spread, "Sum minus p times log p over all places yourself.", entropy)
     torch.manual_seed(10)
     maps = (3 * torch.randn(4, 3, 5)).flatten(1).softmax(1).view(4, 3, 5)
     judge(ask(spread, maps), entropy(maps).mean(), slips_of_spread(maps))
@@ -57,6 +58,7 @@ CHANGED = torch.tensor([0.25, 0.75, 0.25])
 
 def check_flips(flips: object) -> None:
     """flips(owners (looks, Q)) -> (looks - 1,), the part of the objects whose query is another one than before."""
+    flips = forbids(flips, "Compare the owners of two looks yourself.", flipped)
     judge(ask(flips, OWNERS), CHANGED, slips_of_flips(OWNERS))
 
 
@@ -87,6 +89,7 @@ BOX = torch.tensor([0.45, 0.40, 0.40, 0.50])  # cxcywh; crosses cells of a 4 x 6
 
 def check_inside(inside: object) -> None:
     """inside(weights (h, w), box (4,) normalised cxcywh) -> the part of the attention inside, cells by their share."""
+    inside = forbids(inside, "Work out the share of every cell that the box covers yourself.", mass_inside)
     torch.manual_seed(10)
     weights = (2 * torch.randn(4, 6)).flatten().softmax(0).view(4, 6)
     judge(ask(inside, weights, BOX), mass_inside(weights, BOX), slips_of_inside(weights, BOX))

@@ -2,10 +2,12 @@
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 
 from detr_mini.boxes import cxcywh_to_xyxy
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, judge
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, forbids, judge
+from detr_mini.variants import sam_aligner
 
 # ---------------------------------------------------------------- 15.points
 
@@ -40,6 +42,7 @@ WIDE = torch.tensor([0.45, 0.55, 0.50, 0.40])  # cxcywh, on a map of 6 x 9 cells
 
 def check_cut(cut: object) -> None:
     """cut(features (d, h, w), box (4,) cxcywh, n) -> (d, n, n), read in the middle of each part."""
+    cut = forbids(cut, "Read the middles of the parts yourself.", torchvision.ops.roi_align, sam_aligner.crop)
     torch.manual_seed(15)
     features = torch.randn(2, 6, 9)
     judge(ask(cut, features, WIDE, 4), reading(features, WIDE, 4), slips_of_cut(features, WIDE, 4))

@@ -8,7 +8,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, judge, numbers
+from detr_mini.course.exercises.core import Choice, Exercise, Question, Tier, ask, forbids, judge, numbers
+from detr_mini.course.race_table import reached
 
 # ---------------------------------------------------------------- 16.level
 
@@ -17,6 +18,7 @@ STEPS, AP50 = [100, 200, 300, 400], [0.30, 0.55, 0.45, 0.80]  # it dips, as real
 
 def check_level(level_at: object) -> None:
     """level_at(steps, values, level) -> the step where the line from (0, 0) through all points first gets there."""
+    level_at = forbids(level_at, "Walk from point to point yourself.", reached)
     judge(ask(level_at, STEPS, AP50, 0.5), torch.tensor(180.0), slips_of_level())
     judge(ask(level_at, STEPS, AP50, 0.15), torch.tensor(50.0), {
         "The level 0.15 lies before the first evaluation. A run starts at step 0 with AP50 0: the line begins there, "
