@@ -11,6 +11,7 @@ from tqdm import tqdm
 from detr_mini.commands.check import add_check
 from detr_mini.commands.detect import add_detect
 from detr_mini.commands.evaluate import add_evaluate
+from detr_mini.commands.export_onnx import add_export_onnx
 from detr_mini.commands.plan import add_plan
 from detr_mini.commands.race import add_race
 from detr_mini.commands.shared import positive
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_evaluate(commands)
     add_detect(commands)
+    add_export_onnx(commands)
     add_race(commands)
     return root
 
@@ -94,7 +96,7 @@ def guarded(run: Callable[[argparse.Namespace], int | None], options: argparse.N
     """Run, and turn errors that the user can mend into one line."""
     try:
         return run(options) or 0
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
         for bar in tuple(tqdm._instances):
             bar.close()  # or the line would follow a half-drawn bar
         print(f"error: {in_words(error)}", file=sys.stderr)

@@ -63,3 +63,20 @@ def sample(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -
         per_sample_weights=share.flatten(3).flatten(0, 2).to(values.dtype),
     )  # (B * Q * heads, c)
     return sums.view(batch, -1, heads * width)
+
+
+def sample_by_grid(values: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The same as `sample`, through PyTorch's `grid_sample`, level by level: what other programs know as well.
+
+    ONNX has an operator for it, and none for `embedding_bag`. Arguments and result are those of `sample`.
+    """
+    batch, _, heads, width = values.shape
+    parts = values.split([height * across for height, across in shapes], dim=1)
+    total = 0
+    for level, ((height, across), part) in enumerate(zip(shapes, parts, strict=True)):
+        maps = part.permute(0, 2, 3, 1).reshape(batch * heads, width, height, across)  # (B heads, c, H, W)
+        places = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1  # (B heads, Q, points, 2)
+        found = F.grid_sample(maps, places, align_corners=False)  # (B heads, c, Q, points)
+        share = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]  # (B heads, 1, Q, points)
+        total = total + (found * share).sum(-1)  # (B heads, c, Q)
+    return total.view(batch, heads * width, -1).transpose(1, 2)  # (B, Q, heads c)
