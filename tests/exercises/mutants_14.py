@@ -34,6 +34,12 @@ def joined_first(c: Tensor, p: Tensor, m: Tensor, s: Tensor, heads: int) -> Tens
     return q @ k.mT / q.shape[-1] ** 0.5
 
 
+def cut_in_rows(c: Tensor, p: Tensor, m: Tensor, s: Tensor, heads: int) -> Tensor:
+    """Viewed as (heads, N, d/heads) at once."""
+    c, p, m, s = (x.reshape(heads, len(x), -1) for x in (c, p, m, s))
+    return torch.cat([c, p], -1) @ torch.cat([m, s], -1).mT / (2 * c.shape[-1]) ** 0.5
+
+
 def as_detr(c: Tensor, p: Tensor, m: Tensor, s: Tensor, heads: int) -> Tensor:
     """Added."""
     q, k = heads_of(c + p, heads), heads_of(m + s, heads)
@@ -84,9 +90,10 @@ def scores_only(boxes: Tensor, expected: Tensor, cells: Tensor) -> Tensor:
 # ---------------------------------------------------------------- 14.score
 
 
-def whole(content, memory, boxes, expected, scale, cells, m, *, t=True, factor=good, order=(1, 0), root=32.0):
+def whole(content, memory, boxes, expected, scale, cells, m, *, t=True, factor=good, order=(1, 0), root=32.0,
+          temperature=10000.0):
     """A score from these parts."""
-    place = sine(boxes[:, order], 8) * factor(boxes, expected)
+    place = sine(boxes[:, order], 8, temperature) * factor(boxes, expected)
     place = place * scale if t else place
     parts = (content @ m["query"].T) @ (memory @ m["key"].T).T, (place @ m["place"].T) @ (cells @ m["key_position"].T).T
     return (parts[0] + parts[1]) / root**0.5
@@ -103,6 +110,12 @@ def by_joining(content, memory, boxes, expected, scale, cells, m):
 def modulated_late(content, memory, boxes, expected, scale, cells, m):
     """After the projection."""
     place = (sine(boxes[:, [1, 0]], 8) * scale) @ m["place"].T * good(boxes, expected)
+    return ((content @ m["query"].T) @ (memory @ m["key"].T).T + place @ (cells @ m["key_position"].T).T) / 32**0.5
+
+
+def scaled_late(content, memory, boxes, expected, scale, cells, m):
+    """T after the projection."""
+    place = (sine(boxes[:, [1, 0]], 8) * good(boxes, expected)) @ m["place"].T * scale
     return ((content @ m["query"].T) @ (memory @ m["key"].T).T + place @ (cells @ m["key_position"].T).T) / 32**0.5
 
 
@@ -151,6 +164,9 @@ WRONG = {
         (lambda *g: two_products(*g).softmax(-1), "softmax already"),
         (lambda *g: two_products(*g).sum(0), "heads are added up"),
         (lambda c, p, m, s, h: two_products(c, p, m, s, 4), "still has four"),
+        (cut_in_rows, "as they follow one another"),
+        (lambda c, p, m, s, h: two_products(c, p, m, s, 1)[0], "one map for all heads"),
+        (lambda c, p, m, s, h: two_products(m, s, c, p, h), "queries and keys have changed places"),
     ],
     "14.look": [
         (lambda b, e, c: looks(b, e, c, inverse(b, e)), "turned the fraction round"),
@@ -165,6 +181,8 @@ WRONG = {
         (lambda b, e, c: looks(b, e, c, good(b, e), temperature=20), "two languages"),
         (row_wise, "softmax of its own"),
         (scores_only, "These are scores"),
+        (lambda b, e, c: scores_only(b, e, c).softmax(0), "softmax over the boxes"),
+        (lambda b, e, c: looks(b, e, c, good(b, e)).flatten(1), "lie in one row"),
     ],
     "14.score": [
         (lambda *g: whole(*g, t=False), "T is missing"),
@@ -179,6 +197,11 @@ WRONG = {
         (position_only, "position's part alone"),
         (turned, "wrong way round"),
         (lambda *g: whole(*g).softmax(-1), "softmax already"),
+        (scaled_late, "by T after the projection"),
+        (lambda *g: whole(*g[:-1], g[-1] | {"key_position": g[-1]["place"]}), "went through \"place\""),
+        (lambda *g: whole(*g[:-1], g[-1] | {"key_position": torch.eye(16)}), "cells have no projection"),
+        (lambda *g: whole(*g[:-1], g[-1] | {"place": torch.eye(16)}), "place has no projection"),
+        (lambda *g: whole(*g, temperature=20), "two languages"),
     ],
 }
 

@@ -66,6 +66,23 @@ def left_of_parts(features, box, n):
     return F.grid_sample(features[None], places[None], align_corners=False)[0]
 
 
+def places_in(box, n, indexing="xy"):
+    part = (torch.arange(n) + 0.5) / n - 0.5
+    return torch.stack(torch.meshgrid(box[0] + part * box[2], box[1] + part * box[3], indexing=indexing), dim=-1)
+
+
+def from_nought(features, box, n):
+    return F.grid_sample(features[None], places_in(box, n)[None], align_corners=False)[0]
+
+
+def y_first(features, box, n):
+    return F.grid_sample(features[None], places_in(box, n)[None].flip(-1) * 2 - 1, align_corners=False)[0]
+
+
+def always_four(features, box, n):
+    return by_affine(features, box, 4)
+
+
 def by_shares(features, box, n):
     _, height, width = features.shape
     part = (torch.arange(n) + 0.5) / n - 0.5
@@ -107,6 +124,11 @@ def old_content_asks(found, content, memory, query, key, gate):
 def over_heads(found, content, memory, query, key, gate):
     asks = found * (gate @ content).sigmoid().view_as(found)
     return (asks @ query.T @ (memory @ key.T).T / found.shape[-1] ** 0.5).softmax(0)
+
+
+def gate_by_channel(found, content, memory, query, key, gate):
+    asks = found * (gate @ content).sigmoid().view(found.shape[1], len(found)).T
+    return (asks @ query.T @ (memory @ key.T).T / found.shape[-1] ** 0.5).softmax(-1)
 
 
 def split_width(found, content, memory, query, key, gate):
@@ -152,6 +174,16 @@ def unbiased(found, value):
     return (found @ value[0].T).view(heads, heads, -1)[range(heads), range(heads)].flatten()
 
 
+def cut_first(found, value):
+    return F.linear(unprojected(found, value), *value)
+
+
+def last_to_first(found, value):
+    heads = len(found)
+    values = F.linear(found, *value).view(heads, heads, -1)
+    return torch.cat([values[head, heads - 1 - head] for head in range(heads)])
+
+
 def unprojected(found, value):
     heads = len(found)
     return found.view(heads, heads, -1)[range(heads), range(heads)].flatten()
@@ -175,12 +207,18 @@ WRONG = {
     "15.cut": [(edges, "from edge to edge"), (columns_first, "Rows and columns"),
                (lambda f, b, n: torchvision.ops.roi_align(f[None], torch.tensor([[0.0, 0, 0, 8, 8]]), n)[0],
                 "calls `roi_align`"),
-               (aligned_corners, "align_corners=True"), (left_of_parts, "half a part further")],
+               (aligned_corners, "align_corners=True"), (left_of_parts, "half a part further"),
+               (from_nought, "Your places run from 0 to 1"), (y_first, "wants x first"), (always_four, "Here n is 3"),
+               (lambda *given: by_affine(*given)[None], "an axis in front")],
     "15.ask": [(no_gate, "The gate is missing"), (no_sigmoid, "no sigmoid"), (small_root, "root of d / heads"),
-               (old_content_asks, "old content asking"), (over_heads, "over the heads"), (split_width, "full width")],
+               (old_content_asks, "old content asking"), (over_heads, "over the heads"), (split_width, "full width"),
+               (gate_by_channel, "into (d, heads)"),
+               (lambda f, c, m, q, k, g: head_by_head(f, c, m, q, torch.eye(8), g), "Memory has no projection"),
+               (lambda f, c, m, q, k, g: head_by_head(f, c, m, torch.eye(8), k, g), "found has no projection")],
     "15.read": [(mean_of_heads, "the mean of what the heads found"), (everything, "heads times d numbers"),
                 (first_head, "All slices come from the first head"), (unbiased, "The bias is missing"),
-                (unprojected, "value projection is missing")],
+                (unprojected, "value projection is missing"), (cut_first, "The projection comes first"),
+                (last_to_first, "from the last head to the first")],
 }
 
 RIGHT = {

@@ -75,6 +75,26 @@ def without_origin(steps: list, values: list, level: float) -> float:
     return steps[0] if values[0] >= level else by_walking(steps, values, level)
 
 
+def only_above(steps: list, values: list, level: float) -> float:
+    """> instead of >=."""
+    return by_walking(steps, values, level + 1e-12)
+
+
+def by_interp(steps: list, values: list, level: float) -> float:
+    """Steps over values, as if they only rose."""
+    return math.inf if level > max(values) else float(np.interp(level, [0, *values], [0, *steps]))
+
+
+def needs_a_point(steps: list, values: list, level: float) -> float:
+    """Stops where nothing was measured."""
+    return math.inf if values[-1] < level else by_walking(steps, values, level)
+
+
+def nought_at_first(steps: list, values: list, level: float) -> float:
+    """0 where nothing was measured."""
+    return by_walking(steps, values, level) if steps else 0.0
+
+
 def or_the_end(steps: list, values: list, level: float) -> float:
     """The last step for never."""
     return min(by_walking(steps, values, level), steps[-1])
@@ -130,6 +150,11 @@ def counted(one: dict, two: dict, judged: Callable = sign, pairs: Callable = com
     return sum(judged(one[a], one[b]) * judged(two[a], two[b]) == -1 for a, b in pairs(one, 2))
 
 
+def told_when_touching(one: list, other: list) -> int:
+    """>= instead of >."""
+    return 1 if min(one) >= max(other) else -1 if max(one) <= min(other) else 0
+
+
 def with_loops(one: dict, two: dict) -> int:
     """Right: in two directions, each pair from the side of its winner."""
     return sum(min(one[a]) > max(one[b]) and max(two[a]) < min(two[b]) for a in one for b in one)
@@ -153,6 +178,12 @@ def places(one: dict, two: dict) -> int:
     return sum(a != b for a, b in zip(first, second, strict=True))
 
 
+def quantiles(values: list) -> tuple:
+    """By np.quantile, whose nan for infinities is hushed."""
+    with np.errstate(invalid="ignore"):
+        return tuple(np.quantile(values, [0, 0.5, 1]))
+
+
 def finite(values: list) -> list:
     """Without those that failed."""
     return [value for value in values if value < math.inf]
@@ -169,6 +200,10 @@ WRONG = {
         (without_origin, "before the first evaluation"),
         (or_the_end, "you gave the last step"),
         (or_nought, "you gave 0"),
+        (only_above, "not only above it"),
+        (by_interp, "wants values that only rise"),
+        (needs_a_point, "With no evaluations yet your code stopped: IndexError"),
+        (nought_at_first, "Nothing was reached"),
     ],
     "16.band": [
         (lambda v: (min(finite(v)), statistics.median(finite(v)), max(finite(v))), "left out the seed"),
@@ -178,6 +213,9 @@ WRONG = {
         (lambda v: (min(v), v[len(v) // 2], max(v)), "needs sorting first"),
         (lambda v: (min(v), sorted(v)[len(v) // 2], max(v)), "mean of the two in the middle"),
         (lambda v: (min(v), statistics.median_low(v), max(v)), "not the lower of them"),
+        (quantiles, "inf - inf is nan"),
+        (lambda v: (min(v), sorted(v)[1] if len(v) == 1 else statistics.median(v), max(v)), "With a single seed"),
+        (lambda v: (min(v), statistics.median(v), max(finite(v)) if not finite(v) else max(v)), "When no seed gets"),
     ],
     "16.clock": [
         (lambda s, v, p, t: np.interp(t, [0, *s], [0, *v]), "read the curve at step 25"),
@@ -188,6 +226,9 @@ WRONG = {
         (prolonged, "Do not prolong"),
         (lambda s, v, p, t: np.interp(t / p, s, v), "before the first evaluation"),
         (lambda s, v, p, t: np.interp(t / p, [0, *s], [0, *v], right=0), "keeps its last value"),
+        (lambda s, v, p, t: by_numpy(s, v, 1, t // p), "rounded the number of steps down"),
+        (lambda s, v, p, t: by_numpy(s, v, p, t) if t else v[-1], "counts from the end"),
+        (lambda s, v, p, t: by_numpy(s, v, p, t) if t else v[0], "You gave the first evaluation"),
     ],
     "16.ranks": [
         (lambda a, b: counted(a, b, pairs=permutations), "each pair twice"),
@@ -196,6 +237,10 @@ WRONG = {
         (lambda a, b: counted(a, b, by(lambda values: values[0])), "first seeds"),
         (in_one, "apart in both"),
         (places, "another place"),
+        (lambda a, b: counted(a, b, told_when_touching), "Use > and <"),
+        (lambda a, b: counted(a, dict(zip(a, b.values(), strict=True))), "by the place in the dictionary"),
+        (lambda a, b: sum(sign(a[x], a[y]) * sign(b[x], b[y]) != 0 for x, y in combinations(a, 2)),
+         "You count all pairs that are told apart in both"),
     ],
 }
 

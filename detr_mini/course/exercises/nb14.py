@@ -58,7 +58,19 @@ def slips_of_joined(content: Tensor, position: Tensor, memory: Tensor, place: Te
             split_joined(q, crossed, heads),
         "You took the softmax already. Scores come before it.": right.softmax(-1),
         "The heads are added up. Keep them apart, (heads, Q, K).": right.sum(0),
+        "You cut the numbers as they follow one another, (heads, N, d/heads), and a head gets pieces of several rows. "
+        "Cut the width first, (N, heads, d/heads), and transpose then.":
+            mixed_rows(content, position, memory, place, heads),
+        "There is one map for all heads. Split each of the four into heads first.":
+            (content @ memory.T + position @ place.T) / (2 * width) ** 0.5,
+        "The scores are right, and queries and keys have changed places: (heads, Q, K) is asked for.": right.mT,
     }
+
+
+def mixed_rows(content: Tensor, position: Tensor, memory: Tensor, place: Tensor, heads: int) -> Tensor:
+    """What `view(heads, N, -1)` makes of the four, without a transposition: (heads, Q, K)."""
+    content, position, memory, place = (x.reshape(heads, len(x), -1) for x in (content, position, memory, place))
+    return (content @ memory.mT + position @ place.mT) / (2 * content.shape[-1]) ** 0.5
 
 
 def split_joined(q: Tensor, k: Tensor, heads: int) -> Tensor:
@@ -131,6 +143,10 @@ def slips_of_look(cells: Tensor) -> dict[str, Tensor]:
         "These are scores. A softmax over all cells makes a map of them.": as_maps(scores / d**0.5, cells),
         "Every row of the map has a softmax of its own. Take one over all cells: flatten first.":
             as_maps(scores / d**0.5, cells).softmax(-1),
+        "You took the softmax over the boxes. Each box has a map of its own that sums to 1 over all cells.":
+            as_maps((scores / d**0.5).softmax(0), cells),
+        "The numbers are right, but the cells lie in one row, (Q, h w). Give each map back its rows: (Q, h, w).":
+            (scores / d**0.5).softmax(-1),
         "You took the box for corners. It is centre x, centre y, width, height.":
             right_look(modulated(torch.cat([(BOXES[:, :2] + BOXES[:, 2:]) / 2, BOXES[:, 2:] - BOXES[:, :2]], -1),
                                  EXPECTED, d), cells),
@@ -193,6 +209,15 @@ def slips_of_score(
         "You added content and place, on both sides, as DETR does: the mixed terms are back.":
             (q + p_q) @ (k + p_k).T / d**0.5,
         "The matrices are the wrong way round: x @ matrix.T.": two_parts(*given[:-1], turned),
+        "You multiplied by T after the projection. Code, T and sides first, then the matrix.":
+            (q @ k.T + (code * halves(sides, d) @ matrices["place"].T * scale) @ p_k.T) / (2 * d) ** 0.5,
+        "The cells went through \"place\", which is for the query's side. Theirs is \"key_position\".":
+            (q @ k.T + p_q @ (cells @ matrices["place"].T).T) / (2 * d) ** 0.5,
+        "The cells have no projection yet: \"key_position\".": (q @ k.T + p_q @ cells.T) / (2 * d) ** 0.5,
+        "The place has no projection yet: \"place\".":
+            (q @ k.T + (code * scale * halves(sides, d)) @ p_k.T) / (2 * d) ** 0.5,
+        "Temperature 20 for the boxes, and 10,000 for the cells: two languages. Leave `sine` at its default.":
+            two_parts(*given, sine(boxes[:, [1, 0]], d // 2, 20) * scale * halves(sides, d)),
         "That is the position's part alone. Content meets content as well.": two_parts(none, *given[1:]),
         "That is the content's part alone. Place meets position as well.": two_parts(*given, none),
         "You took the softmax already. Scores come before it.": right.softmax(-1),

@@ -46,6 +46,9 @@ def check_cut(cut: object) -> None:
     torch.manual_seed(15)
     features = torch.randn(2, 6, 9)
     judge(ask(cut, features, WIDE, 4), reading(features, WIDE, 4), slips_of_cut(features, WIDE, 4))
+    judge(ask(cut, features, WIDE, 3), reading(features, WIDE, 3), {
+        "Right for four parts. Here n is 3, and yours still has four.": reading(features, WIDE, 4),
+    } | slips_of_cut(features, WIDE, 3), when="With n = 3")
 
 
 def reading(features: Tensor, box: Tensor, n: int, part: Tensor | None = None, **how: object) -> Tensor:
@@ -81,6 +84,11 @@ def slips_of_cut(features: Tensor, box: Tensor, n: int) -> dict[str, Tensor]:
             reading(features, torch.tensor([0.5, 0.5, 1.0, 1.0]), n),
         "You stretched the box twice as wide as it is: grid_sample counts from -1 to 1, but a box's side is a part of "
         "the whole map.": reading(features, torch.cat([box[:2], 2 * box[2:]]), n),
+        "Your places run from 0 to 1, and grid_sample counts from -1 to 1: twice the place, less 1.":
+            reading(features, torch.cat([(box[:2] + 1) / 2, box[2:] / 2]), n),
+        "grid_sample wants x first, then y, at every place. Yours are y, x.":
+            reading(features, box[[1, 0, 3, 2]], n).transpose(1, 2),
+        "The numbers are right, with an axis in front that grid_sample wanted. Take it off: (d, n, n).": right[None],
     }
 
 
@@ -125,6 +133,11 @@ def slips_of_ask(
         "You made the gate a softmax. Channels do not compete: each has a sigmoid of its own.":
             scores(found * raw.softmax(-1), memory, *pair).softmax(-1),
         "You added the gate. It is multiplied.": scores(found + raw.sigmoid(), memory, *pair).softmax(-1),
+        "You cut the gate into (d, heads). Its numbers are head after head: view them as (heads, d).":
+            scores(found * raw.view(d, heads).T.sigmoid(), memory, *pair).softmax(-1),
+        "Memory has no projection yet: keys are memory @ key.T.": (q @ memory.T / d**0.5).softmax(-1),
+        "What was found has no projection yet: queries are (found * gate) @ query.T.":
+            (gated @ k.T / d**0.5).softmax(-1),
         "The gate comes from the old content, not from what was found.":
             scores(found * own, memory, *pair).softmax(-1),
         "That is the old content asking. What was found at the points asks; the old content only makes the gate.":
@@ -164,6 +177,7 @@ def slips_of_read(found: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tens
     """What people write instead -> what it gives."""
     values, heads = found @ weight.T + bias, len(found)
     woven = torch.stack([values[head].view(-1, heads)[:, head] for head in range(heads)]).flatten()
+    backwards = torch.cat([values[head].view(heads, -1)[-1 - head] for head in range(heads)])
     return {
         "That is the mean of what the heads found. Each head keeps to its own slice of the width: head h has slice h.":
             values.mean(0),
@@ -175,6 +189,9 @@ def slips_of_read(found: Tensor, weight: Tensor, bias: Tensor) -> dict[str, Tens
         "One row per head is there still: lay the slices one behind the other, (d,).":
             own_slices(values).view(heads, -1),
         "The bias is missing.": own_slices(found @ weight.T),
+        "You cut the slices out of what was found, and projected then. The projection comes first: every channel of a "
+        "value is made of all channels of a feature.": own_slices(found) @ weight.T + bias,
+        "The slices are given out from the last head to the first. Head h keeps slice h.": backwards,
         "The value projection is missing: slices are taken after it.": own_slices(found),
         "The matrix is the wrong way round: a linear layer computes x @ weight.T.": own_slices(found @ weight + bias),
         "Your slices are every heads-th channel. A head's slice is a run of d / heads channels, one behind the other.":

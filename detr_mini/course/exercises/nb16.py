@@ -35,6 +35,21 @@ def check_level(level_at: object) -> None:
             torch.tensor(400 + 100 * 0.1 / 0.35),
         "A nan cannot be ordered. Never is `math.inf`: later than everything.": torch.tensor(math.nan),
     })
+    judge(ask(level_at, *DIPPING, 0.4), torch.tensor(475.0), {
+        "np.interp wants values that only rise. This curve of twelve evaluations dips, and it then finds any crossing, "
+        "here the second one. Look for the first piece that gets there.": torch.tensor(1150.0),
+    }, when="For a long curve that dips")
+    judge(ask(level_at, STEPS, AP50, 0.55), torch.tensor(200.0), {
+        "The evaluation at step 200 is exactly 0.55, and that is there: a level is reached at it, not only above it.":
+            torch.tensor(300 + 100 * 0.1 / 0.35),
+    }, when="At level 0.55, which the second evaluation meets exactly")
+    judge(ask(level_at, [], [], 0.5, when=NO_RUN), torch.tensor(math.inf), {
+        "With no evaluations yet you gave 0. Nothing was reached: `math.inf`.": torch.tensor(0.0),
+    }, when=NO_RUN)
+
+
+DIPPING = ([100 * number for number in range(1, 13)], [0.1] * 4 + [0.5] + [0.2] * 6 + [0.6])
+NO_RUN = "With no evaluations yet"
 
 
 def slips_of_level() -> dict[str, Tensor]:
@@ -71,6 +86,11 @@ def check_band(band: object) -> None:
         "With an even number of seeds, the median is the mean of the two in the middle, not the lower of them.":
             torch.tensor([10.0, 20.0, 50.0]),
     })
+    judge(in_a_row(ask(band, [40.0], when=ONE_SEED)), torch.full((3,), 40.0), {}, when=ONE_SEED)
+    judge(in_a_row(ask(band, [math.inf] * 3, when=NO_SEED)), torch.full((3,), math.inf), {}, when=NO_SEED)
+
+
+ONE_SEED, NO_SEED = "With a single seed", "When no seed gets there"
 
 
 def slips_of_band() -> dict[str, Tensor]:
@@ -83,6 +103,8 @@ def slips_of_band() -> dict[str, Tensor]:
             torch.tensor([min(there), statistics.median(there), max(there)]),
         "You left out the seed that never got there, and took the mean. Keep it, and take the median.":
             torch.tensor([min(there), mean, max(there)]),
+        "np.quantile and np.percentile take differences, and inf - inf is nan. Sort, and take the one in the middle; "
+        "`statistics.median` and `np.median` do so.": torch.tensor([250.0, 290.0, math.nan]),
         "You took the mean. One seed that never gets there makes it infinite; the median only moves by one place.":
             torch.tensor([min(there), math.inf, math.inf]),
         "That is the mean and one standard deviation to either side. Asked for is what was seen: lowest, median, "
@@ -121,6 +143,14 @@ def check_clock(after: object) -> None:
         "Before the first evaluation you gave 0. The line from (0, 0) to the first point is half way up.":
             torch.tensor(0.0),
     })
+    judge(ask(after, *CURVES["heavy"], 0.25, 0.0, when=AT_ONCE), torch.tensor(0.0), {
+        "After 0 seconds nothing is learned: 0. You gave the last value; an index of -1 counts from the end.":
+            torch.tensor(0.9),
+        "After 0 seconds nothing is learned: 0. You gave the first evaluation.": torch.tensor(0.3),
+    }, when=AT_ONCE)
+
+
+AT_ONCE = "After 0 seconds"
 
 
 def slips_of_clock(name: str, seconds: float) -> dict[str, Tensor]:
@@ -138,6 +168,10 @@ def slips_of_clock(name: str, seconds: float) -> dict[str, Tensor]:
         "That is the last evaluation within the time. Between two evaluations, read the straight line.":
             torch.tensor(before[-1]),
         "That is the number of steps that fit into the time. What is AP50 there?": torch.tensor(done),
+        "You rounded the number of steps down, and a machine's 25 / 0.1 may lie just under 250. Keep the fraction: the "
+        "line between two evaluations can be read anywhere.":
+            torch.tensor(values[0] + (values[-1] - values[0]) * (seconds // SECONDS[name] - steps[0])
+                         / (steps[-1] - steps[0])),
     }
 
 
@@ -168,6 +202,23 @@ def check_ranks(changes: object) -> None:
     """changes(one, two) -> how many pairs of detectors are told apart in both sets, in opposite orders."""
     judge(ask(changes, {k: list(v) for k, v in ONE.items()}, {k: list(v) for k, v in TWO.items()}),
           torch.tensor(reversed_pairs(ONE, TWO, apart)), slips_of_ranks())
+    judge(ask(changes, *TOUCHING), torch.tensor(0.0), {
+        "Where the lowest seed of one equals the highest of the other, as 0.5 and 0.5 here, not every seed lies above: "
+        "such a pair is not told apart. Use > and <, not >= and <=.": torch.tensor(1.0),
+    }, when="For two bands that touch")
+    judge(ask(changes, *AGREED), torch.tensor(0.0), {
+        "You count all pairs that are told apart in both races. Count those that stand in opposite orders.":
+            torch.tensor(1.0),
+    }, when="For two races that agree")
+    judge(ask(changes, *OTHER_ORDER), torch.tensor(1.0), {
+        "You went by the place in the dictionary. The second one names its detectors in another order: look them up by "
+        "name.": torch.tensor(0.0),
+    }, when="For a second race that names its detectors in another order")
+
+
+TOUCHING = ({"a": [0.5, 0.6, 0.7], "b": [0.3, 0.4, 0.5]}, {"a": [0.1, 0.2, 0.1], "b": [0.6, 0.7, 0.6]})
+AGREED = ({"a": [0.5, 0.6], "b": [0.3, 0.4]}, {"a": [0.8, 0.9], "b": [0.1, 0.2]})
+OTHER_ORDER = ({"a": [0.5, 0.6], "b": [0.3, 0.4]}, {"b": [0.8, 0.9], "a": [0.1, 0.2]})
 
 
 def slips_of_ranks() -> dict[str, Tensor]:
