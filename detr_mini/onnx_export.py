@@ -27,7 +27,8 @@ from detr_mini.variants import deformable_attention
 from detr_mini.weights import Weights
 
 OPSET = 20
-AS_TRACED = ("conditional", "dab", "deformable", "sam")  # the exporter's optimiser (torch 2.14) leaves a node of these without input
+# The exporter's optimiser (torch 2.14) leaves a node of these without its input.
+AS_TRACED = ("conditional", "dab", "deformable", "sam")
 ALLOWED = 1e-3  # difference of a score or a part of the image, beyond which a file is not kept
 
 

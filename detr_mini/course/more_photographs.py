@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from detr_mini import zoo
 from detr_mini.course.race import evaluations, is_there, provenance, write_lines
-from detr_mini.data.voc import open_folder
+from detr_mini.data.layouts import open_folder
 from detr_mini.detr import Detr
 from detr_mini.evaluation import AveragePrecision, evaluate
 from detr_mini.files import DATA

@@ -429,9 +429,9 @@ reveal("16.shared", "c", "The common part alone gives it half of its AP again, a
 # %% [markdown]
 # The common part alone lifts DETR far above both its race and its own recipe, and it lifts Deformable DETR above its own
 # recipe, too. So of Deformable DETR's gain **nothing is the paper's own**, and DETR's loss is all its own. What the two
-# recipes add to the common part costs AP on this budget: for DETR among other things a schedule made for 300 epochs; for Deformable DETR a batch of 32, which
-# leaves half as many updates, and boxes that are not refined. Which of these parts costs how much, we have not taken
-# apart; and for the other five detectors the control has not been run.
+# recipes add to the common part costs AP on this budget: for DETR among other things a schedule made for 300 epochs; for
+# Deformable DETR a batch of 32, which leaves half as many updates, and boxes that are not refined. Which of these parts
+# costs how much, we have not taken apart; and for the other five detectors the control has not been run.
 #
 # So a table that changes mechanism *and* recipe cannot say which did it, and a recipe must be taken apart before its parts
 # get names. One paper ran such a control on COCO: Deformable DETR's authors list DETR with DC5 after 50 epochs at 35.3, and
